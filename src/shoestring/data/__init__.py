@@ -1,0 +1,1 @@
+"""Problem sources, deduplication, decontamination, selection, packing."""

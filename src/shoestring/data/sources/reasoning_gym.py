@@ -1,0 +1,104 @@
+"""Problems generated on the spot by Reasoning Gym (optional extra: it pins exact versions of what it needs)."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import importlib
+import json
+import urllib.parse
+from collections.abc import Callable, Mapping
+from importlib.metadata import version
+from typing import Any
+
+from shoestring import answers
+from shoestring.data.solvers import solve
+from shoestring.records import Problem, UserError
+
+PREFIX = "gym"
+TEST_SHARE = 0.1  # of the operand keys
+_DEFAULTS = {"size": 500, "seed": 0}
+
+
+def _module() -> Any:
+    try:
+        importlib.import_module("reasoning_gym")
+        return importlib.import_module("reasoning_gym.factory")
+    except ImportError as error:
+        raise UserError(
+            f"gym: problems need Reasoning Gym ({error}): pip install 'shoestring[gym]', or use bundled: families"
+        ) from None
+
+
+def _config(query: str) -> dict[str, Any]:
+    """The values of `a=1&b=x&c=[1,2]`, read as JSON where they are JSON, else as text."""
+    try:
+        pairs = urllib.parse.parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query))
+    except ValueError:
+        raise UserError(f"gym: the configuration {query!r} must read name=value&name=value") from None
+    config: dict[str, Any] = {}
+    for name, value in pairs:
+        try:
+            config[name] = json.loads(value)
+        except json.JSONDecodeError:
+            config[name] = value
+    return config
+
+
+def split_of(key: str) -> str:
+    """Name of a key's split: test for a tenth of the keys, whatever the seed and the configuration."""
+    fraction = int.from_bytes(hashlib.sha256(key.encode()).digest()[:6], "big") / 2**48
+    return "test" if fraction < TEST_SHARE else "train"
+
+
+def load(rest: str, split: str | None = None, check: Callable[[Problem], None] | None = None) -> list[Problem]:
+    """The problems of "NAME?config": distinct questions in the generator's order.
+
+    config: Reasoning Gym's own keys for the family, with size (default 500, before splitting and dropping repeats) and
+    seed (default 0). Train and test share no operands (`answers.operand_key`). Raises UserError if Reasoning Gym is
+    missing, the family is unknown, or the configuration is refused.
+    """
+    name, _, query = rest.partition("?")
+    factory = _module()
+    if name not in factory.DATASETS:
+        near = difflib.get_close_matches(name, factory.DATASETS, n=1, cutoff=0.4)
+        raise UserError(f"gym: no family {name!r}" + (f": did you mean {near[0]!r}?" if near else ""))
+    config = {**_DEFAULTS, **_config(query)}
+    try:
+        data = factory.create_dataset(name, **config)
+        entries = [data[i] for i in range(int(config["size"]))]
+    except (TypeError, ValueError, AssertionError, AttributeError) as error:
+        raise UserError(f"gym: {name} refuses its configuration: {' '.join(str(error).split())}") from None
+    problems = [p for p in _distinct(name, config, entries) if split in (None, split_of(_key(p)))]
+    for p in problems:
+        try:
+            (check or _gradable)(p)
+        except ValueError as error:
+            raise UserError(f"gym: {name}: the answer of {p.prompt[:60]!r} cannot be graded: {error}") from None
+    if not problems:
+        raise UserError(f"gym: {name} with {query or 'its defaults'} leaves no problem in the split {split!r}")
+    return problems
+
+
+def _key(problem: Problem) -> str:
+    return answers.operand_key(problem.prompt, problem.domain)
+
+
+def _gradable(problem: Problem) -> None:
+    answers.equal(None, problem.answer)
+
+
+def _distinct(name: str, config: Mapping[str, Any], entries: list[Any]) -> list[Problem]:
+    shown = {k: v for k, v in config.items() if k != "seed"}
+    source = (
+        f"reasoning-gym {version('reasoning_gym')} {name} {json.dumps(shown, sort_keys=True)} seed={config['seed']}"
+    )
+    seen: dict[str, Problem] = {}
+    for entry in entries:
+        prompt, answer = entry["question"].strip(), str(entry["answer"]).strip()
+        if prompt not in seen:
+            solution = solve(name, prompt, answer) if answers.normalise(answer) else None
+            seen[prompt] = Problem.make(
+                prompt, answer, solution=solution, source=source, licence="Apache-2.0", domain=name
+            )
+    return list(seen.values())

@@ -1,0 +1,1 @@
+"""The decode engine, sampling and (later) remote endpoints."""

@@ -1,0 +1,93 @@
+"""The small operations between matrix products, with backward passes that store little.
+
+Each has its plain twin in the tests. All compute in fp32 and return the input's type, in the order of operations of
+transformers' Llama (norm in fp32, cast, then scale by the weight), so that logits agree.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+
+class _RmsNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+        wide = x.float()
+        scale = torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps)
+        ctx.save_for_backward(x, weight, scale)
+        return (wide * scale).to(x.dtype) * weight
+
+    @staticmethod
+    def backward(ctx, grad: torch.Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
+        x, weight, scale = ctx.saved_tensors
+        normed = x.float() * scale
+        g = grad.float()
+        grad_weight = (g * normed).sum(0).to(weight.dtype)
+        g = g * weight.float()
+        grad_x = scale * (g - normed * (g * normed).mean(-1, keepdim=True))
+        return grad_x.to(x.dtype), grad_weight, None
+
+
+def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+    """x [N, D], weight [D]. Zhang & Sennrich 2019."""
+    if not torch.is_grad_enabled():
+        wide = x.float()
+        return (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps)).to(x.dtype) * weight
+    return _RmsNorm.apply(x, weight, eps)  # pyright: ignore[reportReturnType]
+
+
+def _turn(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, turned: int, straight: int) -> torch.Tensor:
+    n = x.shape[0]
+    half = cos.shape[-1]
+    parts = x.view(n, turned + straight, 2, half)
+    out = torch.empty_like(parts)
+    a, b = parts[:, :turned, 0], parts[:, :turned, 1]
+    c, s = cos[:, None, :], sin[:, None, :]
+    out[:, :turned, 0] = a * c - b * s
+    out[:, :turned, 1] = b * c + a * s
+    out[:, turned:] = parts[:, turned:]
+    return out.view(n, -1)
+
+
+class _Rotate(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, turned: int, straight: int):
+        ctx.save_for_backward(cos, sin)
+        ctx.counts = (turned, straight)
+        return _turn(x, cos, sin, turned, straight)
+
+    @staticmethod
+    def backward(ctx, grad: torch.Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
+        cos, sin = ctx.saved_tensors
+        return _turn(grad.contiguous(), cos, -sin, *ctx.counts), None, None, None, None
+
+
+def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, turned: int, straight: int) -> torch.Tensor:
+    """Rotary embedding (Su et al. 2021, halves convention) of the first `turned` heads of x [N, heads * head_dim]."""
+    return _Rotate.apply(x, cos.to(x.dtype), sin.to(x.dtype), turned, straight)  # pyright: ignore[reportReturnType]
+
+
+class _SwiGlu(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(x)
+        gate, up = x.chunk(2, dim=-1)
+        return F.silu(gate) * up
+
+    @staticmethod
+    def backward(ctx, grad: torch.Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
+        (x,) = ctx.saved_tensors
+        gate, up = x.chunk(2, dim=-1)
+        out = torch.empty_like(x)
+        half = gate.shape[-1]
+        sigmoid = torch.sigmoid(gate)
+        silu = gate * sigmoid
+        torch.mul(grad, silu, out=out[:, half:])
+        out[:, :half] = grad * up * (sigmoid + silu * (1 - sigmoid))
+        return out
+
+
+def swiglu(x: torch.Tensor) -> torch.Tensor:
+    """x [N, 2 * intermediate] (gate, up) → silu(gate) * up [N, intermediate]. Shazeer 2020."""
+    return _SwiGlu.apply(x) if torch.is_grad_enabled() else F.silu(x.chunk(2, -1)[0]) * x.chunk(2, -1)[1]  # pyright: ignore[reportReturnType]

@@ -1,0 +1,40 @@
+"""The tokenizer and chat template of a model folder: transformers' own, behind the few calls that the stages need."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from shoestring.records import UserError
+
+
+class Tokenizer:
+    """Text ↔ ids of one model folder. Ids are derived from the files, never typed."""
+
+    def __init__(self, folder: Path) -> None:
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+        from transformers import AutoTokenizer
+        from transformers.utils import logging
+
+        logging.set_verbosity_error()
+        try:
+            self.inner = AutoTokenizer.from_pretrained(str(folder))
+        except (OSError, ValueError) as e:
+            raise UserError(f"{folder}: no usable tokenizer ({str(e).splitlines()[0]})") from None
+        if self.inner.chat_template is None:
+            raise UserError(f"{folder}: the tokenizer has no chat template; give an instruct model")
+        if self.inner.eos_token_id is None:
+            raise UserError(f"{folder}: the tokenizer names no end-of-sequence token")
+        self.end = int(self.inner.eos_token_id)
+
+    def chat(self, messages: Sequence[dict[str, str]]) -> tuple[int, ...]:
+        """Ids of the messages plus the opening of the assistant's turn, exactly as the template writes them."""
+        out = self.inner.apply_chat_template(list(messages), add_generation_prompt=True, tokenize=True, return_dict=True)
+        return tuple(out["input_ids"])
+
+    def encode(self, text: str) -> tuple[int, ...]:
+        return tuple(self.inner.encode(text, add_special_tokens=False))
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return self.inner.decode(list(ids), skip_special_tokens=True)

@@ -1,0 +1,481 @@
+"""Recipes: TOML in, checked tables out. Every complaint names the file, the line and the nearest right word.
+
+A recipe has the top-level keys `name`, `budget`, `machine`, `base`, `seed`, `rate` and one `[[stage]]` table a stage.
+`use` and `name` belong to the recipe; every other key of a stage table belongs to that stage's `Config` dataclass,
+which the caller passes in (`configs["grpo"]`), so this module knows no stage.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+import re
+import types
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import MISSING, dataclass, field, fields
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import tomlkit
+from tomlkit.exceptions import ParseError
+
+from shoestring.records import UserError, content_hash
+
+TOP_KEYS = ("name", "budget", "machine", "base", "seed", "rate", "stage")
+MACHINE_KEYS = ("provider", "sku", "count", "region", "market")
+MARKETS = ("on-demand", "spot")
+_SLUG = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+_MONEY = re.compile(r"([+-]?)\s*(\d{1,15}(?:\.\d{1,30})?|\.\d{1,30})\s*([A-Za-z$€£¥]*)", re.ASCII)
+
+
+@dataclass(frozen=True)
+class MachineSpec:
+    """Where the run happens. `kind` is "this" (the fields below stay empty) or "cloud".
+
+    `count` is a number of machines, not of GPUs; `region` may carry a zone, as in "us-east-1/az4".
+    """
+
+    kind: Literal["this", "cloud"] = "this"
+    provider: str = ""
+    sku: str = ""
+    count: int = 1
+    region: str = ""
+    market: str = "on-demand"
+
+
+@dataclass(frozen=True)
+class StageTable:
+    """One `[[stage]]`: the stage module `use`, its unique `name`, its checked `config`, its line in the file."""
+
+    use: str
+    name: str
+    config: Any
+    line: int = field(default=0, compare=False)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A checked recipe. `budget` is in US dollars, `rate` in US dollars an hour of this machine."""
+
+    name: str
+    budget: Decimal
+    machine: MachineSpec
+    rate: Decimal | None
+    base: str
+    seed: int
+    stages: tuple[StageTable, ...]
+    path: str = field(default="", compare=False)
+
+    @property
+    def hash(self) -> str:
+        """Content hash of everything that decides the result. Name and budget are left out, so that a run which
+        stopped at its budget can be resumed with a bigger one."""
+        tables = [{"use": s.use, "name": s.name, "config": _plain_config(s.config)} for s in self.stages]
+        machine = {k: getattr(self.machine, k) for k in ("kind", *MACHINE_KEYS)}
+        data = {"machine": machine, "rate": None if self.rate is None else _money_text(self.rate),
+                "base": self.base, "seed": self.seed, "stages": tables}  # fmt: skip
+        return content_hash(json.dumps(data, sort_keys=True, default=str))
+
+    def to_toml(self) -> str:
+        """The resolved recipe with every default written out; `loads` of it gives an equal recipe."""
+        doc = tomlkit.document()
+        doc["name"] = self.name
+        doc["budget"] = f"{_money_text(self.budget)} USD"
+        if self.machine.kind == "this":
+            doc["machine"] = "this"
+        else:
+            doc["machine"] = _toml({k: getattr(self.machine, k) for k in MACHINE_KEYS})
+        if self.rate is not None:
+            doc["rate"] = f"{_money_text(self.rate)} USD/hour"
+        doc["base"] = self.base
+        doc["seed"] = self.seed
+        tables = tomlkit.aot()
+        for stage in self.stages:
+            table = tomlkit.table()
+            table["use"] = stage.use
+            table["name"] = stage.name
+            for key, value in _plain_config(stage.config).items():
+                if value is not None:  # TOML has no null: an absent key is the default, None
+                    table[key] = _toml(value)
+            tables.append(table)
+        doc["stage"] = tables
+        return tomlkit.dumps(doc)
+
+
+def load(
+    path: str | Path, configs: Mapping[str, type], overrides: Sequence[str] = (), seed: int | None = None
+) -> Recipe:
+    """Read a recipe file. `configs` maps a stage module's name to its Config dataclass; `overrides` are the values of
+    `--set`; `seed`, where given, wins over both. Raises UserError (one line) for anything wrong with the input."""
+    try:
+        raw = Path(path).read_bytes()
+    except OSError as e:
+        raise UserError(f"{path}: cannot read the recipe: {(e.strerror or str(e)).lower()}") from None
+    except ValueError:  # a NUL byte in the name
+        raise UserError(f"{str(path)!r} is not a file name") from None
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as e:
+        line = raw.count(b"\n", 0, e.start) + 1
+        raise UserError(f"{path}:{line}: not UTF-8 (byte 0x{raw[e.start]:02x})") from None
+    return loads(text, configs, overrides, seed, origin=str(path))
+
+
+def loads(
+    text: str, configs: Mapping[str, type], overrides: Sequence[str] = (), seed: int | None = None,
+    origin: str = "recipe.toml",
+) -> Recipe:  # fmt: skip
+    """Like `load`, from text; `origin` is the file name that complaints carry."""
+    reader = _Reader(text, configs, origin)
+    for override in overrides:
+        reader.override(override)
+    return reader.recipe(seed)
+
+
+def parse_money(text: Any, what: str = "budget", per: str = "") -> Decimal:
+    """Read "0.05 USD" (with `per="/hour"`: "0.10 USD/hour") as Decimal dollars. Raises ValueError saying what is wrong."""
+    example = f'"0.05 USD{per}"'
+    if isinstance(text, bool) or not isinstance(text, str):
+        raise ValueError(f"{what} must be text with a currency such as {example}, not {text!r}")
+    body = text.strip()
+    if per:
+        if not body.lower().endswith(per):
+            raise ValueError(f"{what} {text!r} is not an amount such as {example}")
+        body = body[: -len(per)].rstrip()
+    match = _MONEY.fullmatch(body)
+    if not match:
+        raise ValueError(f"{what} {text!r} is not an amount such as {example}")
+    sign, number, currency = match.groups()
+    if currency.upper() != "USD":
+        said = f"currency {currency!r} is not known" if currency else "has no currency"
+        raise ValueError(f"{what} {text!r}: {said}; write it as {example}")
+    amount = Decimal(number)
+    if sign == "-" or not amount:
+        raise ValueError(f"{what} {text!r} must be above zero")
+    return amount
+
+
+class _Reader:
+    """One recipe being read: the raw tables, and where each value stands ("file:line" or "--set …")."""
+
+    def __init__(self, text: str, configs: Mapping[str, type], origin: str) -> None:
+        self.configs, self.origin = configs, origin
+        try:
+            self.top: dict[str, Any] = tomlkit.parse(text).unwrap()
+        except ParseError as e:
+            said = re.sub(r" at line \d+ col \d+$", "", str(e))
+            raise UserError(f"{origin}:{e.line}:{e.col}: not TOML: {_one_line(said)}") from None
+        except Exception as e:
+            said = "nested too deeply" if isinstance(e, RecursionError) else _one_line(str(e))
+            raise UserError(f"{origin}:1: not TOML: {said or type(e).__name__}") from None
+        self.lines = _positions(text)
+        self.set: dict[tuple[str | int, ...], str] = {}
+        stages = self.top.get("stage", [])
+        if not isinstance(stages, list) or not all(isinstance(s, dict) for s in stages):
+            raise self.wrong("a stage is a table that begins with [[stage]]", "stage")
+        self.stages: list[dict[str, Any]] = stages
+        self.check_keys(self.top, TOP_KEYS, (), "")
+        self.names = [self.stage_head(i) for i in range(len(stages))]
+        self.check_unique()
+
+    def line(self, *path: str | int) -> int:
+        """The line of the value at `path`, or of the nearest table around it."""
+        while path and path not in self.lines:
+            path = path[:-1]
+        return self.lines.get(path, 1)
+
+    def wrong(self, message: str, *path: str | int) -> UserError:
+        where = self.set.get(path) or f"{self.origin}:{self.line(*path)}"
+        return _error(where, message)
+
+    def check_keys(
+        self, table: Mapping[str, Any], known: Iterable[str], path: tuple[str | int, ...], where: str
+    ) -> None:
+        known = list(known)
+        for key in table:
+            if key not in known:
+                raise self.wrong(f'unknown key "{key}"{where}{_nearest(key, known)}', *path, key)
+
+    def stage_head(self, i: int) -> tuple[str, str]:
+        table = self.stages[i]
+        if "use" not in table:
+            raise self.wrong(f'this stage lacks "use"; stages: {", ".join(sorted(self.configs))}', "stage", i)
+        use = table["use"]
+        if not isinstance(use, str) or use not in self.configs:
+            near = _nearest(str(use), self.configs)
+            known = ", ".join(sorted(self.configs))
+            raise self.wrong(f'unknown stage "{use}"{near or ";"} {"(" if near else ""}stages: {known}'
+                             + (")" if near else ""), "stage", i, "use")  # fmt: skip
+        name = table.get("name", use)
+        if not isinstance(name, str) or not _SLUG.fullmatch(name):
+            raise self.wrong(f"stage name {name!r} must be made of letters, digits, - and _", "stage", i, "name")
+        return use, name
+
+    def check_unique(self) -> None:
+        seen: dict[str, int] = {}
+        for i, (_, name) in enumerate(self.names):
+            if name in seen:
+                first = self.line("stage", seen[name])
+                raise self.wrong(f'the stage name "{name}" is already used at line {first}; '
+                                 f'give one of the two another, as in name = "{name}-2"', "stage", i, "name")  # fmt: skip
+            seen[name] = i
+
+    def override(self, text: str) -> None:
+        """Apply one `--set key=value`. A value that is no TOML is taken as a string, so that quotes are not needed."""
+        where = f"--set {text}"
+        key, equals, raw = text.partition("=")
+        key = key.strip()
+        if not equals or not key:
+            raise _error(where, "write it as stage.key=value, as in grpo.steps=50")
+        value = _toml_value(raw.strip())
+        stage, dot, inner = key.partition(".")
+        if not dot:
+            known = [k for k in TOP_KEYS if k != "stage"]
+            if key not in known:
+                raise _error(where, f'unknown key "{key}"{_nearest(key, known)}')
+            self.top[key] = value
+            self.set = {p: w for p, w in self.set.items() if p[0] != key} | {(key,): where}
+            return
+        names = [n for _, n in self.names]
+        if stage not in names:
+            near = _nearest(stage, names) or f"; stages: {', '.join(names)}"
+            raise _error(where, f'unknown stage "{stage}"{near}')
+        i = names.index(stage)
+        known = _config_keys(self.configs[self.names[i][0]])
+        if inner not in known:
+            raise _error(where, f'unknown key "{inner}" in stage "{stage}"{_nearest(inner, known)}')
+        self.stages[i][inner] = value
+        self.set["stage", i, inner] = where
+
+    def recipe(self, seed: int | None) -> Recipe:
+        for key in ("name", "budget", "base"):
+            if key not in self.top:
+                raise UserError(f'{self.origin}: missing key "{key}"')
+        name, base = self.top["name"], self.top["base"]
+        if not isinstance(name, str) or not _SLUG.fullmatch(name):
+            raise self.wrong(f"name {name!r} must be made of letters, digits, - and _ (at most 64)", "name")
+        if not isinstance(base, str) or not base.strip():
+            raise self.wrong("base must be a model's name, folder or hub id", "base")
+        budget = self.money("budget", "")
+        assert budget is not None
+        machine, rate = self.machine(), self.money("rate", "/hour")
+        if rate is not None and machine.kind != "this":
+            raise self.wrong('rate prices machine = "this" only; a rented machine is priced by the price book', "rate")
+        if seed is None:
+            seed = self.top.get("seed", 0)
+            if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
+                raise self.wrong(f"seed must be a whole number from 0, not {seed!r}", "seed")
+        if not self.stages:
+            raise UserError(f"{self.origin}: no stages; add a [[stage]] table with use = one of "
+                            + ", ".join(sorted(self.configs)))  # fmt: skip
+        stages = tuple(self.stage(i) for i in range(len(self.stages)))
+        return Recipe(name, budget, machine, rate, base, int(seed), stages, self.origin)
+
+    def money(self, key: str, per: str) -> Decimal | None:
+        if key not in self.top:
+            return None
+        try:
+            return parse_money(self.top[key], key, per)
+        except ValueError as e:
+            raise self.wrong(str(e), key) from None
+
+    def machine(self) -> MachineSpec:
+        value = self.top.get("machine", "this")
+        if value == "this":
+            return MachineSpec()
+        if not isinstance(value, dict):
+            raise self.wrong(
+                f'machine must be "this" or a table {{ provider = "…", sku = "…" }}, not {value!r}', "machine"
+            )
+        self.check_keys(value, MACHINE_KEYS, ("machine",), " in machine")
+        for key in ("provider", "sku"):
+            if not value.get(key):
+                raise self.wrong(f'machine lacks "{key}"', "machine")
+        for key in ("provider", "sku", "region", "market"):
+            if not isinstance(text := value.get(key, ""), str) or not text.isprintable():
+                raise self.wrong(f"machine.{key} must be text, not {text!r}", "machine", key)
+        count = value.get("count", 1)
+        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+            raise self.wrong(f"machine.count must be a whole number from 1, not {count!r}", "machine", "count")
+        market = value.get("market", "on-demand")
+        if market not in MARKETS:
+            near = _nearest(market, MARKETS) or f"; markets: {', '.join(MARKETS)}"
+            raise self.wrong(f'unknown market "{market}"{near}', "machine", "market")
+        return MachineSpec("cloud", value["provider"], value["sku"], count, value.get("region", ""), market)
+
+    def stage(self, i: int) -> StageTable:
+        use, name = self.names[i]
+        config_type = self.configs[use]
+        given = {k: v for k, v in self.stages[i].items() if k not in ("use", "name")}
+        self.check_keys(given, _config_keys(config_type), ("stage", i), f' in stage "{name}"')
+        hints = get_type_hints(config_type)
+        values: dict[str, Any] = {}
+        for f in fields(config_type):
+            if f.name in given:
+                try:
+                    values[f.name] = _convert(given[f.name], hints[f.name])
+                except ValueError as e:
+                    raise self.wrong(f'{f.name} in stage "{name}" {e}', "stage", i, f.name) from None
+            elif f.init and f.default is MISSING and f.default_factory is MISSING:
+                raise self.wrong(f'missing key "{f.name}" in stage "{name}"', "stage", i)
+        try:
+            config = config_type(**values)
+        except ValueError as e:  # the Config's own check: point at the key that it names, else at the table
+            named = [k for k in values if re.search(rf"\b{re.escape(k)}\b", str(e))]
+            raise self.wrong(f'stage "{name}": {e}', "stage", i, *named[:1]) from None
+        return StageTable(use, name, config, self.line("stage", i))
+
+
+def _config_keys(config_type: type) -> list[str]:
+    return [f.name for f in fields(config_type) if f.init]
+
+
+def _convert(value: Any, hint: Any) -> Any:
+    """`value` as the type `hint` says, or ValueError("must be …, not …")."""
+    origin, args = get_origin(hint), get_args(hint)
+    if hint is Any:
+        return value
+    if origin is Literal:
+        if value in args and not isinstance(value, bool):
+            return value
+        raise ValueError(
+            f"must be one of {', '.join(map(str, args))}, not {value!r}{_nearest(str(value), map(str, args))}"
+        )
+    if origin in (Union, types.UnionType):
+        wants: list[str] = []
+        for arm in (a for a in args if a is not type(None)):
+            try:
+                return _convert(value, arm)
+            except ValueError as e:
+                wants.append(str(e))
+        raise ValueError(wants[0])
+    if hint is bool and isinstance(value, bool):
+        return value
+    if hint is int and isinstance(value, int) and not isinstance(value, bool):
+        return value
+    if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+        if abs(value) < 1e300 or isinstance(value, float) and math.isinf(value):
+            return float(value)
+        raise ValueError(f"must be a number, not {value!r}")  # nan, or too large to mean anything
+    if hint is str and isinstance(value, str):
+        return value
+    if hint is Path and isinstance(value, str):
+        return Path(value)
+    if (hint in (dict, Mapping) or origin in (dict, Mapping)) or (
+        isinstance(origin, type) and issubclass(origin, Mapping)
+    ):
+        if isinstance(value, dict):
+            return {k: _convert(v, args[1]) for k, v in value.items()} if len(args) == 2 else value
+        raise ValueError(f"must be a table, not {value!r}")
+    kind = origin or hint
+    if kind in (list, tuple, Sequence):
+        if not isinstance(value, list):
+            raise ValueError(f"must be a list, not {value!r}")
+        if kind is tuple and args and args[-1] is not Ellipsis:
+            if len(value) != len(args):
+                raise ValueError(f"must be a list of {len(args)} values, not {len(value)}")
+            return tuple(_convert(v, a) for v, a in zip(value, args, strict=True))
+        made = [_convert(v, args[0] if args else Any) for v in value]
+        return made if kind is list else tuple(made)
+    names = {bool: "true or false", int: "a whole number", float: "a number", str: "text", Path: "a path"}
+    raise ValueError(f"must be {names.get(hint, str(hint))}, not {value!r}")
+
+
+def _positions(text: str) -> dict[tuple[str | int, ...], int]:
+    """Line of every table header and key of a *valid* TOML text: ("stage", 0, "steps") → 12.
+
+    tomlkit keeps the text but not the line numbers. The walk only has to tell statements apart, because the text
+    has been parsed already; keys written with escapes fall back to the line of their table.
+    """
+    lines: dict[tuple[str | int, ...], int] = {}
+    counts: dict[tuple[str | int, ...], int] = {}
+    prefix: tuple[str | int, ...] = ()
+    statement = re.compile(
+        r"""(?:\s|\#[^\n]*(?:\n|\Z))*(\[\[?)?[ \t]*((?:"(?:\\.|[^"\\])*"|'[^']*'|[A-Za-z0-9_-]+|[. \t])+)"""
+    )
+    value = re.compile(
+        r'"""(?:\\.|[^\\])*?"{3,5}|\'\'\'.*?\'{3,5}|"(?:\\.|[^"\\\n])*"|\'[^\'\n]*\'|\#[^\n]*|[\[{]|[\]}]|\n', re.DOTALL
+    )
+    at = 0
+    while match := statement.match(text, at):
+        bracket, raw = match.groups()
+        parts = re.findall(r""""(?:\\.|[^"\\])*"|'[^']*'|[A-Za-z0-9_-]+""", raw)
+        keys = tuple(p[1:-1] if p[0] in "\"'" else p for p in parts)
+        line = text.count("\n", 0, match.start(2)) + 1
+        path: tuple[str | int, ...] = () if bracket else prefix
+        for n, key in enumerate(keys):
+            path = (*path, key)
+            if path in counts and not (bracket == "[[" and n == len(keys) - 1):
+                path = (*path, counts[path] - 1)  # inside the last table of that array
+        if bracket == "[[":
+            lines.setdefault(path, line)
+            counts[path] = counts.get(path, 0) + 1
+            path = (*path, counts[path] - 1)
+        for end in range(len(prefix) + 1, len(path) + 1):  # a dotted key also places the tables around it
+            lines.setdefault(path[:end], line)
+        lines.setdefault(path, line)
+        if bracket:
+            prefix = path
+        at, depth = match.end(), 0
+        for token in value.finditer(text, at):
+            at = token.end()
+            depth += (token[0] in "[{") - (token[0] in "]}")
+            if token[0] == "\n" and depth <= 0 or token[0][0] == "#" and depth <= 0:
+                break
+        else:
+            break
+    return lines
+
+
+def _toml_value(raw: str) -> Any:
+    try:
+        made = tomlkit.parse(f"value = {raw}").unwrap()
+    except Exception:
+        return raw
+    return made["value"] if set(made) == {"value"} else raw
+
+
+def _plain_config(config: Any) -> dict[str, Any]:
+    return {f.name: _plain(getattr(config, f.name)) for f in fields(config) if f.init}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def _toml(value: Any) -> Any:
+    """Plain data as a tomlkit item; tables inside stages are inline, so that one stage stays one block."""
+    if isinstance(value, dict):
+        table = tomlkit.inline_table()
+        for k, v in value.items():
+            table[k] = _toml(v)
+        return table
+    if isinstance(value, list):
+        array = tomlkit.array()
+        for v in value:
+            array.append(_toml(v))
+        return array
+    return value
+
+
+def _money_text(amount: Decimal) -> str:
+    return format(amount.normalize(), "f")  # one spelling for 0.05 and 0.0500
+
+
+def _nearest(word: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f'; did you mean "{close[0]}"?' if close else ""
+
+
+def _error(where: str, message: str) -> UserError:
+    return UserError(_one_line(f"{where}: {message}"))
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

@@ -1,0 +1,1 @@
+"""The page that a run leaves behind, and its tables on a terminal. Imports nothing heavy."""

@@ -1,0 +1,68 @@
+"""The live line: one a stage, with step, loss or reward, tokens/s, dollars so far, dollars left, time left."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+
+class Live:
+    """Shows progress on `console` (rich). Without a terminal it prints a plain line now and then."""
+
+    def __init__(self, console: Any, every: float = 15.0) -> None:
+        self.console, self.every = console, every
+        self._progress: Any = None
+        self._task: Any = None
+        self._printed = 0.0
+        self._stage = ""
+
+    def begin(self, stage: str, total: int | None = None) -> None:
+        self.end()
+        self._stage, self._printed = stage, time.monotonic()
+        if self.console.is_terminal:
+            from rich.progress import BarColumn, Progress, TextColumn
+
+            self._progress = Progress(
+                TextColumn("[bold]{task.description:<12}"), BarColumn(bar_width=16), TextColumn("{task.fields[line]}"),
+                console=self.console, transient=False,
+            )  # fmt: skip
+            self._progress.start()
+            self._task = self._progress.add_task(stage, total=total, line="loading")
+        else:
+            self.console.print(f"{stage}: started", highlight=False)
+
+    def update(
+        self, step: int, total: int, loss: float | None, reward: float | None, tokens_per_second: float,
+        spent: float, left: float, seconds_left: float,
+    ) -> None:  # fmt: skip
+        what = []
+        if loss is not None and reward is None:
+            what.append(f"loss {loss:.3f}")
+        if reward is not None:
+            what.append(f"reward {reward:.2f}")
+        line = " ".join(
+            [
+                f"{step}/{total}",
+                *what,
+                f"{tokens_per_second:.0f} tok/s",
+                f"${spent:.4f}",
+                f"left ${left:.4f}",
+                clock(seconds_left),
+            ]
+        )
+        if self._progress is not None:
+            self._progress.update(self._task, completed=step, total=total, line=line)
+        elif time.monotonic() - self._printed > self.every or step == total:
+            self._printed = time.monotonic()
+            self.console.print(f"{self._stage}: {line}", highlight=False)
+
+    def end(self) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+
+
+def clock(seconds: float) -> str:
+    """125 → "2:05 to go"."""
+    whole = max(0, int(seconds + 0.5))
+    return f"{whole // 60}:{whole % 60:02d} to go"

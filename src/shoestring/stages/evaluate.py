@@ -1,0 +1,167 @@
+"""Score a model on unseen problems, on families it was not trained on, and on plain text. Greedy.
+
+The base model is asked twice, plainly and after worked examples, and each answer is read twice (see `scoring`).
+Chunks that were graded are read back on resume.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from shoestring.estimate.flops import generation_flops
+from shoestring.estimate.memory import decoding_bytes
+from shoestring.records import Artifact, Problem, StepReport, UserError
+from shoestring.stages import scoring
+from shoestring.stages.context import Context, Events, Facts, Forecast, Journal, Pace, write_json, write_lines
+
+PROMPT, NEW = 58, 30
+
+
+@dataclass(frozen=True)
+class Config:
+    """sources: unseen test problems, `per_family` each; untrained: families for the forgetting check.
+
+    shots: worked examples for the base model's second asking (0: ask once); only an untrained model is asked twice.
+    heldout: also measure the loss on the plain text that ships.
+    """
+
+    sources: list[str] = field(default_factory=list)
+    untrained: list[str] = field(default_factory=list)
+    per_family: int = 50
+    untrained_per_family: int = 24
+    shots: int = 4
+    max_new: int = 64
+    heldout: bool = True
+
+    def __post_init__(self) -> None:
+        if not self.sources:
+            raise ValueError("sources is empty: name at least one, such as 'bundled:chain_sum'")
+        if self.per_family < 1 or self.max_new < 1 or self.shots < 0:
+            raise ValueError("per_family and max_new must be above zero, shots not below")
+
+
+def _count(config: Config, trained: bool) -> int:
+    asked = len(config.sources) * config.per_family * (1 if trained or not config.shots else 2)
+    return asked + len(config.untrained) * config.untrained_per_family
+
+
+def forecast(config: Config, facts: Facts) -> Forecast:
+    n = _count(config, facts.trained)
+    rate = facts.profile.tokens_for(facts.profile.decode_tokens, facts.shape.parameters()).mid
+    prompt_rate = facts.profile.tokens_for(facts.profile.prefill_tokens, facts.shape.parameters()).mid
+    seconds = n * NEW / rate + n * PROMPT / prompt_rate + 9
+    flops = n * generation_flops(facts.shape, PROMPT, NEW)
+    memory = sum(decoding_bytes(facts.shape, 96, 420 + config.max_new).values())
+    return Forecast(
+        (facts.seconds(seconds),), tokens=n * (PROMPT + NEW), flops=flops, memory_bytes=memory, essential=True
+    )
+
+
+@dataclass(frozen=True)
+class _Ask:
+    problem: Problem
+    benchmark: str
+    prompting: str
+    messages: list[dict[str, str]]
+
+
+def questions(config: Config, seed: int, base: bool) -> list[_Ask]:
+    """Everything that is asked, in a fixed order."""
+    from shoestring.stages.prompts import choose_shots, few_shot, plain
+    from shoestring.stages.workbench import load_problems, spread
+
+    unseen = spread(load_problems(config.sources, "test"), config.per_family, 0)  # one unseen set for every seed
+    asks = [_Ask(p, scoring.UNSEEN, "zero-shot", plain(p)) for p in unseen]
+    if base and config.shots:
+        shots = choose_shots([p for p in load_problems(config.sources, "train") if p.solution], config.shots, seed)
+        asks += [_Ask(p, scoring.UNSEEN, "few-shot", few_shot(p, shots.get(p.domain, []))) for p in unseen]
+    if config.untrained:
+        others = spread(load_problems(config.untrained, "test"), config.untrained_per_family, 0)
+        asks += [_Ask(p, scoring.UNTRAINED, "zero-shot", plain(p)) for p in others]
+    return asks
+
+
+def run(config: Config, inputs: Mapping[str, Path], context: Context) -> Events:
+    from shoestring import rewards
+    from shoestring.generate.engine import Engine, Request
+    from shoestring.models.tokenizer import Tokenizer
+    from shoestring.stages.workbench import clean, open_model
+
+    started = context.clock()
+    asks = questions(config, context.seed, context.model_name == "base")
+    if not asks:
+        raise UserError(f"stage {context.stage!r}: no test problems in {', '.join(config.sources)}")
+    journal = Journal(context.folder / "verdicts.jsonl")
+    size = 96
+    order = sorted(range(len(asks)), key=lambda i: (asks[i].prompting, asks[i].benchmark, asks[i].problem.domain, i))
+    chunks = [order[i : i + size] for i in range(0, len(order), size)]
+    tokenizer = Tokenizer(context.base)
+    model, _ = open_model(context)
+    engine, pace = Engine(model, size), Pace(60.0)
+    lenient = rewards.get("lenient")
+    for i, chunk in enumerate(chunks):
+        if f"{i}" in journal.chunks:
+            continue
+        if (yield context.intent(i, pace.upper(), "evaluation")) == "stop":
+            return
+        began = started if i == 0 else context.clock()
+        stop = frozenset([tokenizer.end])
+        done = engine.generate([Request(tokenizer.chat(asks[k].messages), config.max_new, stop=stop) for k in chunk])
+        rows: list[dict[str, Any]] = []
+        for k, answer in zip(chunk, done, strict=True):
+            ask, text = asks[k], clean(answer.tokens, tokenizer)
+            rows.append(
+                {
+                    "at": k, "benchmark": ask.benchmark, "family": ask.problem.domain, "problem_id": ask.problem.id,
+                    "prompting": ask.prompting, "prompt": ask.problem.prompt, "answer": ask.problem.answer,
+                    "text": text, "tokens": len(answer.tokens),
+                    "strict": int(rewards.get(ask.problem.grader).grade(text, ask.problem) == 1.0),
+                    "lenient": int(lenient.grade(text, ask.problem) == 1.0),
+                }
+            )  # fmt: skip
+        journal.append(f"{i}", rows)
+        seconds = context.clock() - began
+        pace.add(seconds)
+        tokens = sum(r["tokens"] for r in rows)
+        right = sum(r["strict"] for r in rows) / len(rows)
+        yield StepReport(context.stage, i + 1, len(chunks), seconds, tokens, tokens, reward=right)
+    head: dict[str, Any] = {"measured": context.model_name, "usd": context.accrued()}
+    if config.heldout:
+        if (yield context.intent(len(chunks), 20.0, "loss on plain text")) == "stop":
+            return
+        began = context.clock()
+        head["loss"], head["loss_tokens"] = plain_text_loss(model, tokenizer)
+        yield StepReport(
+            context.stage, len(chunks), len(chunks), context.clock() - began, head["loss_tokens"], head["loss_tokens"]
+        )
+    verdicts = context.run_dir / "verdicts"
+    ordered = sorted(journal.rows(), key=lambda r: r["at"])
+    place = context.position
+    write_lines(verdicts / f"{place:02d}-{context.model_name}.jsonl", [head, *ordered])
+    measured = scoring.read(verdicts)
+    yield Artifact("scores", write_json(context.run_dir / "scores.json", scoring.scores(measured)))
+    yield Artifact("gains", write_json(context.run_dir / "gains.json", scoring.gains(measured)))
+    yield Artifact("samples", write_json(context.run_dir / "samples.json", scoring.samples(measured)))
+
+
+def plain_text_loss(model: Any, tokenizer: Any, window: int = 512) -> tuple[float, int]:
+    """Mean loss (nats a token) on the held-out text that ships, in windows, and the number of tokens predicted."""
+    import torch
+
+    from shoestring.data.sources.bundled import heldout_text
+    from shoestring.records import Document
+    from shoestring.train.losses import linear_logprobs
+
+    ids = tokenizer.encode(heldout_text())
+    total, count = 0.0, 0
+    with torch.no_grad():
+        for at in range(0, len(ids) - 1, window):
+            part = torch.tensor(ids[at : at + window + 1])
+            hidden = model.hidden(part[:-1], torch.arange(len(part) - 1), [Document(0, len(part) - 1)])
+            logprob, _ = linear_logprobs(hidden, model.output_weight, part[1:])
+            total -= float(logprob.sum())
+            count += len(part) - 1
+    return total / count, count

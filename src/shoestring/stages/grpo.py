@@ -1,0 +1,200 @@
+"""Group relative policy optimisation (Shao et al. 2024; DeepSeek-R1, 2025) with a verifiable reward, no critic.
+
+A step: `prompts` problems, `group` answers each from the current weights, reward by the problem's grader, advantage
+against the group's own mean, one clipped update. Groups whose answers all score alike teach nothing: they are left out
+of the update, counted and priced. Prompt tokens and tokens that the machine forced carry no loss.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from shoestring.estimate.flops import generation_flops, training_flops
+from shoestring.estimate.memory import rollout_training_bytes
+from shoestring.records import Artifact, Example, Problem, StepReport, Trace, UserError
+from shoestring.stages.context import Context, Events, Facts, Forecast, Pace, read_lines
+
+PROMPT, NEW, VARIED = 58, 30, 0.6  # forecast only: tokens, and the share of groups with variance
+
+
+@dataclass(frozen=True)
+class Config:
+    """steps of `prompts` problems with `group` answers each, at most `max_new` tokens, at `temperature`.
+
+    scale: "std" divides advantages by the group's deviation (grpo), "none" does not (dr_grpo). The ratio is clipped to
+    [1 - clip_low, 1 + clip_high] (dapo's clip-higher). lr is reached after `warmup` steps and then held. rows: packed
+    rows a micro-batch.
+    """
+
+    steps: int = 24
+    prompts: int = 8
+    group: int = 8
+    lr: float = 2e-5
+    warmup: int = 2
+    max_new: int = 48
+    temperature: float = 1.0
+    scale: str = "std"
+    clip_low: float = 0.2
+    clip_high: float = 0.28
+    max_norm: float = 1.0
+    rows: int = 2048
+
+    def __post_init__(self) -> None:
+        for key in ("steps", "prompts", "lr", "max_new", "temperature", "rows"):
+            if getattr(self, key) <= 0:
+                raise ValueError(f"{key} = {getattr(self, key)} must be above zero")
+        if self.group < 2:
+            raise ValueError(f"group = {self.group}: an advantage needs at least two answers a problem")
+        if self.scale not in ("std", "none"):
+            raise ValueError(f"scale = {self.scale!r} must be 'std' or 'none'")
+
+
+def forecast(config: Config, facts: Facts) -> Forecast:
+    answers = config.prompts * config.group
+    rate = facts.profile.tokens_for(facts.profile.decode_tokens, facts.shape.parameters()).mid
+    groups = config.prompts * VARIED
+    flops = groups * training_flops(facts.shape, [PROMPT + NEW * config.group], head_tokens=NEW * config.group)
+    flops += groups * training_flops(facts.shape, [1], head_tokens=NEW * config.group) / 3  # logits once more, backward
+    seconds = config.steps * (answers * NEW / rate * 1.3 + flops / facts.profile.train_flops.mid + 0.4) + 14
+    rollout = config.prompts * generation_flops(facts.shape, PROMPT, NEW, config.group)
+    memory = rollout_training_bytes(facts.shape, config.rows, answers, PROMPT + config.max_new)
+    rows = config.steps * (answers * NEW + groups * (PROMPT + NEW * config.group))
+    return Forecast(
+        (facts.seconds(seconds),),
+        tokens=int(rows),
+        flops=config.steps * (flops + rollout),
+        memory_bytes=sum(memory.values()),
+        trains=True,
+    )
+
+
+def advantages(rewards: Sequence[float], scale: str) -> list[float]:
+    """reward - mean of the group, over the group's sample deviation for scale "std". All zero without variance."""
+    mean = sum(rewards) / len(rewards)
+    centred = [r - mean for r in rewards]
+    if scale == "none":
+        return centred
+    deviation = math.sqrt(sum(c * c for c in centred) / (len(rewards) - 1))
+    return [c / (deviation + 1e-4) if deviation else 0.0 for c in centred]
+
+
+def to_example(trace: Trace, advantage: float) -> Example:
+    """Loss on sampled tokens only; prompt and forced tokens have weight 0."""
+    n = len(trace.prompt_tokens)
+    return Example(
+        tokens=trace.prompt_tokens + trace.tokens,
+        weight=(0.0,) * n + tuple(float(s) for s in trace.sampled),
+        prompt_length=n,
+        advantage=advantage,
+        logprob=(0.0,) * n + trace.logprobs,
+        problem_id=trace.problem_id,
+    )
+
+
+def draw(pool: Mapping[str, Sequence[Problem]], config: Config, seed: int, step: int) -> list[Problem]:
+    """The problems of a step: families in turn, inside a family shuffled epochs. A function of (seed, step) alone."""
+    families = sorted(pool)
+    out = []
+    for place in range(step * config.prompts, (step + 1) * config.prompts):
+        turn, which = divmod(place, len(families))
+        members = pool[families[which]]
+        epoch, at = divmod(turn, len(members))
+        order = list(range(len(members)))
+        random.Random(f"{seed}/{families[which]}/{epoch}").shuffle(order)
+        out.append(members[order[at]])
+    return out
+
+
+def run(config: Config, inputs: Mapping[str, Path], context: Context) -> Events:
+    from shoestring.stages.prompts import from_row, plain
+    from shoestring.stages.workbench import need, open_masters, open_model, sample
+
+    pool: dict[str, list[Problem]] = {}
+    chosen = {r["id"] for r in read_lines(inputs["problems"])} if "problems" in inputs else set()
+    for row in read_lines(need(inputs, "pool", context.stage, "curate")):
+        if row["id"] not in chosen:
+            pool.setdefault(row["domain"], []).append(from_row(row))
+    if not pool:
+        raise UserError(f"stage {context.stage!r}: no problems are left for reinforcement learning; curate fewer")
+    from shoestring.data.packing import pack
+    from shoestring.generate.engine import Engine, Request
+    from shoestring.generate.sampling import request_seed
+    from shoestring.models.tokenizer import Tokenizer
+    from shoestring.train.checkpoints import Checkpoints, read_tensors
+    from shoestring.train.optimiser import MasterAdamW
+    from shoestring.train.step import Clip, accumulate
+
+    tokenizer = Tokenizer(context.base)
+    saves = Checkpoints(context.checkpoints, context.recipe_hash)
+    saves.sweep()
+    latest = saves.latest()
+    model, masters = open_model(context)
+    optimiser = MasterAdamW(model, config.lr, masters=open_masters(context, model, masters))
+    step = 0
+    if latest is not None:
+        optimiser.restore(read_tensors(latest.path))
+        step = latest.step
+    engine = Engine(model, config.prompts * config.group)
+    clip = Clip(config.clip_low, config.clip_high, config.temperature)
+    stop = frozenset([tokenizer.end])
+    pace, saved_at = Pace(60.0), context.clock()
+    while step < config.steps:
+        if (yield context.intent(step + 1, pace.upper())) == "stop":
+            yield saves.save(context.stage, step, optimiser.tensors(), {}, final=False)
+            saves.wait()
+            optimiser.close()
+            return
+        began = context.clock()
+        questions = draw(pool, config, context.seed, step)
+        requests, problems = [], []
+        for place, p in enumerate(questions):
+            prompt = tokenizer.chat(plain(p))
+            for k in range(config.group):
+                seed = request_seed(context.seed, step, place, k)
+                requests.append(Request(prompt, config.max_new, config.temperature, seed, stop))
+                problems.append(p)
+        engine.refresh()
+        traces = sample(engine, requests, problems, tokenizer, context.stage)
+        rolled = context.clock() - began
+        groups = [traces[i : i + config.group] for i in range(0, len(traces), config.group)]
+        data, flat_tokens, flat = [], 0, 0
+        for g in groups:
+            values = [t.score or 0.0 for t in g]
+            if max(values) == min(values):
+                flat += 1
+                flat_tokens += sum(len(t.tokens) for t in g)
+                continue
+            data += [to_example(t, a) for t, a in zip(g, advantages(values, config.scale), strict=True)]
+        tokens = sum(len(t.tokens) for t in traces)
+        loss = norm = None
+        measures: dict[str, float] = {}
+        rows = trained = 0
+        if data:
+            result = accumulate(model, pack(data, config.rows), clip)
+            norm = optimiser.step(min(1.0, (step + 1) / max(1, config.warmup)), config.max_norm)
+            loss, rows, trained, measures = result.loss, result.rows, result.predictions, result.measures
+        step += 1
+        seconds = context.clock() - began
+        pace.add(seconds)
+        yield StepReport(
+            context.stage, step, config.steps, seconds, tokens + rows, trained, loss=loss,
+            reward=sum(t.score or 0.0 for t in traces) / len(traces), grad_norm=norm,
+            flops=sum(generation_flops(context.shape, len(g[0].prompt_tokens), 1 + len(g[0].tokens), len(g)) for g in groups)
+            + (training_flops(context.shape, [rows], head_tokens=trained) if rows else 0.0),
+            extra={
+                "groups": len(groups), "groups_without_variance": flat,
+                "usd_without_variance": context.usd(rolled * flat_tokens / max(1, tokens)),
+                "rollout_seconds": round(rolled, 3), "mean_length": tokens / len(traces),
+                **{k: round(v, 5) for k, v in measures.items()},
+            },
+        )  # fmt: skip
+        if step < config.steps and context.clock() - saved_at + pace.upper() > context.checkpoint_seconds:
+            yield saves.save(context.stage, step, optimiser.tensors(), {})
+            saved_at = context.clock()
+    yield saves.save(context.stage, config.steps, optimiser.tensors(), {}, final=True)
+    optimiser.close()
+    yield Artifact("weights", context.checkpoints / f"step-{config.steps}", {"model": context.stage})

@@ -1,0 +1,152 @@
+"""Intervals, paired tests and baselines. Standard library only; every random draw takes a seed.
+
+Outcomes are numbers in [0, 1], one a problem (0 wrong, 1 right; a mean over samples is allowed where said so).
+"Per family" arguments map a family's name to its list of outcomes; macro means the plain mean of the families' means.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from statistics import NormalDist, fmean, stdev
+
+Interval = tuple[float, float]
+Outcomes = Mapping[str, Sequence[float]]
+
+
+def _z(confidence: float) -> float:
+    if not 0 < confidence < 1:
+        raise ValueError(f"{confidence=} must lie between 0 and 1")
+    return NormalDist().inv_cdf(0.5 + confidence / 2)
+
+
+def wilson_interval(correct: float, n: int, confidence: float = 0.95) -> Interval:
+    """Wilson score interval of a share, `correct` of `n`, as (low, high) in [0, 1]. n = 0 gives (0, 1).
+
+    Raises ValueError if correct is not between 0 and n.
+    """
+    if n < 0 or not 0 <= correct <= n:
+        raise ValueError(f"{correct=} of {n=} is not a share")
+    if n == 0:
+        return 0.0, 1.0
+    z, p = _z(confidence), correct / n
+    scale = 1 + z * z / n
+    centre = (p + z * z / (2 * n)) / scale
+    half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / scale
+    return (0.0 if correct == 0 else max(0.0, centre - half)), (1.0 if correct == n else min(1.0, centre + half))
+
+
+def normal_interval(values: Sequence[float], confidence: float = 0.95) -> Interval:
+    """Normal interval of a mean: mean ± z · s/√n with the sample deviation s. One value gives (value, value)."""
+    if not values:
+        raise ValueError("no values: there is no interval of a mean")
+    mean = fmean(values)
+    half = _z(confidence) * stdev(values) / math.sqrt(len(values)) if len(values) > 1 else 0.0
+    return mean - half, mean + half
+
+
+def macro_average(outcomes: Outcomes) -> float:
+    """The mean over families of each family's mean. Raises ValueError if there is no family or an empty one."""
+    _check(outcomes)
+    return fmean(fmean(values) for values in outcomes.values())
+
+
+def _check(outcomes: Outcomes) -> None:
+    if not outcomes:
+        raise ValueError("no families: there is no macro average")
+    empty = [name for name, values in outcomes.items() if not len(values)]
+    if empty:
+        raise ValueError(f"family {empty[0]!r} has no outcomes")
+
+
+def quantile(ordered: Sequence[float], q: float) -> float:
+    """The q-quantile (0 to 1) of a sorted sequence, linear between neighbours."""
+    if not ordered:
+        raise ValueError("no values: there is no quantile")
+    at = q * (len(ordered) - 1)
+    low = math.floor(at)
+    high = min(low + 1, len(ordered) - 1)
+    return ordered[low] + (ordered[high] - ordered[low]) * (at - low)
+
+
+def _resampled_means(rng: random.Random, values: Sequence[float], draws: int) -> list[float]:
+    n = len(values)
+    return [sum(rng.choices(values, k=n)) / n for _ in range(draws)]
+
+
+def _bootstrap(outcomes: Outcomes, seed: int, draws: int, confidence: float) -> Interval:
+    _check(outcomes)
+    rng = random.Random(seed)
+    columns = [_resampled_means(rng, list(outcomes[name]), draws) for name in sorted(outcomes)]
+    macros = sorted(fmean(row) for row in zip(*columns, strict=True))
+    tail = (1 - confidence) / 2
+    return quantile(macros, tail), quantile(macros, 1 - tail)
+
+
+def macro_interval(outcomes: Outcomes, seed: int = 0, draws: int = 2000, confidence: float = 0.95) -> Interval:
+    """Percentile interval of the macro average, by bootstrap stratified by family (each family keeps its size)."""
+    _z(confidence)
+    return _bootstrap(outcomes, seed, draws, confidence)
+
+
+def paired_differences(before: Outcomes, after: Outcomes) -> dict[str, list[float]]:
+    """after - before, problem by problem. Raises ValueError unless families and lengths agree."""
+    if set(before) != set(after):
+        raise ValueError(f"families differ: {sorted(set(before) ^ set(after))}")
+    for name in before:
+        if len(before[name]) != len(after[name]):
+            raise ValueError(f"family {name!r}: {len(before[name])} outcomes before, {len(after[name])} after")
+    return {name: [b - a for a, b in zip(before[name], after[name], strict=True)] for name in before}
+
+
+def paired_macro_interval(
+    before: Outcomes, after: Outcomes, seed: int = 0, draws: int = 2000, confidence: float = 0.95
+) -> tuple[float, Interval]:
+    """(difference of the macro averages after - before, its percentile interval).
+
+    Stratified paired bootstrap: the same problems in the same order in both, resampled together inside each family.
+    """
+    _z(confidence)
+    differences = paired_differences(before, after)
+    return macro_average(differences), _bootstrap(differences, seed, draws, confidence)
+
+
+def mcnemar(before: Sequence[float], after: Sequence[float]) -> float:
+    """Two-sided exact McNemar p-value of paired 0/1 outcomes; 1.0 where no pair differs.
+
+    Raises ValueError for other lengths or for outcomes that are neither 0 nor 1.
+    """
+    if len(before) != len(after):
+        raise ValueError(f"{len(before)} outcomes before, {len(after)} after")
+    if any(v not in (0, 1) for v in (*before, *after)):
+        raise ValueError("McNemar's test takes outcomes of 0 and 1")
+    gained = sum(1 for a, b in zip(before, after, strict=True) if b > a)
+    lost = sum(1 for a, b in zip(before, after, strict=True) if a > b)
+    n = gained + lost
+    if n == 0:
+        return 1.0
+    tail = sum(math.comb(n, k) for k in range(min(gained, lost) + 1))
+    return min(1.0, 2 * tail / 2**n)
+
+
+def commonest_answer_baseline(answers: Sequence[str]) -> tuple[str, float]:
+    """(the commonest answer, its share): the accuracy of always saying it. Ties go to the first in sorted order.
+
+    Answers are compared as given: normalise them first. No answers give ("", 0.0).
+    """
+    if not answers:
+        return "", 0.0
+    answer, count = min(Counter(answers).items(), key=lambda item: (-item[1], item[0]))
+    return answer, count / len(answers)
+
+
+def pass_at_k(n: int, correct: int, k: int) -> float:
+    """Unbiased estimate of pass@k from n samples of which `correct` are right: 1 - C(n-correct, k) / C(n, k).
+
+    Raises ValueError unless 1 <= k <= n and 0 <= correct <= n.
+    """
+    if not 1 <= k <= n or not 0 <= correct <= n:
+        raise ValueError(f"pass@{k} of {correct} right of {n} is undefined")
+    return 1 - math.comb(n - correct, k) / math.comb(n, k)

@@ -1,0 +1,1 @@
+"""Losses, the optimiser with wide master weights, the step, checkpoints."""

@@ -1,0 +1,122 @@
+"""Losses over predicted tokens, without ever holding the full logits.
+
+`linear_cross_entropy` computes its gradient in the forward pass, a chunk at a time (each chunk of logits is made once
+and dropped). `linear_logprobs` gives per-token log-probabilities for losses that are not linear in them, and makes its
+chunks again in the backward pass.
+"""
+
+from __future__ import annotations
+
+import torch
+
+CHUNK = 256  # predictions a chunk: 256 x 49,152 logits in fp32 are 50 MB
+
+
+def _logits(hidden: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    return torch.nn.functional.linear(hidden, weight).float()
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, hidden, weight, target, coefficient):
+        total = torch.zeros((), dtype=torch.float32)
+        grad_hidden = torch.empty_like(hidden)
+        grad_weight = torch.zeros_like(weight, dtype=torch.float32)
+        for i in range(0, hidden.shape[0], CHUNK):
+            part = slice(i, i + CHUNK)
+            logits = _logits(hidden[part], weight)
+            lse = torch.logsumexp(logits, -1)
+            at = target[part, None]
+            total += ((lse - logits.gather(-1, at)[:, 0]) * coefficient[part]).sum()
+            grad = logits.sub_(lse[:, None]).exp_()
+            grad.scatter_add_(-1, at, torch.full_like(at, -1, dtype=grad.dtype))
+            grad = grad.mul_(coefficient[part, None]).to(hidden.dtype)
+            grad_hidden[part] = grad @ weight
+            grad_weight += grad.t() @ hidden[part]
+        ctx.save_for_backward(grad_hidden, grad_weight.to(weight.dtype))
+        return total
+
+    @staticmethod
+    def backward(ctx, upstream):  # pyright: ignore[reportIncompatibleMethodOverride]
+        grad_hidden, grad_weight = ctx.saved_tensors
+        return grad_hidden * upstream, grad_weight * upstream, None, None
+
+
+def linear_cross_entropy(
+    hidden: torch.Tensor, weight: torch.Tensor, target: torch.Tensor, coefficient: torch.Tensor
+) -> torch.Tensor:
+    """sum_i coefficient[i] * -log softmax(hidden[i] @ weight.T)[target[i]], in nats.
+
+    hidden [M, D], weight [V, D], target [M], coefficient [M] fp32 (already divided by the global weight sum).
+    """
+    return _LinearCrossEntropy.apply(hidden, weight, target, coefficient)  # pyright: ignore[reportReturnType]
+
+
+class _LinearLogprobs(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, hidden, weight, target, temperature):
+        out = torch.empty(hidden.shape[0], dtype=torch.float32)
+        entropy = torch.empty_like(out)
+        norm = torch.empty_like(out)
+        for i in range(0, hidden.shape[0], CHUNK):
+            part = slice(i, i + CHUNK)
+            logits = _logits(hidden[part], weight).div_(temperature)
+            lse = torch.logsumexp(logits, -1)
+            out[part] = logits.gather(-1, target[part, None])[:, 0] - lse
+            norm[part] = lse
+            p = (logits - lse[:, None]).exp_()
+            entropy[part] = lse - (p * logits).sum(-1)
+        ctx.save_for_backward(hidden, weight, target, norm)
+        ctx.temperature = temperature
+        ctx.mark_non_differentiable(entropy)
+        return out, entropy
+
+    @staticmethod
+    def backward(ctx, upstream, _entropy):  # pyright: ignore[reportIncompatibleMethodOverride]
+        hidden, weight, target, norm = ctx.saved_tensors
+        scale = upstream / ctx.temperature
+        grad_hidden = torch.empty_like(hidden)
+        grad_weight = torch.zeros_like(weight, dtype=torch.float32)
+        for i in range(0, hidden.shape[0], CHUNK):
+            part = slice(i, i + CHUNK)
+            grad = _logits(hidden[part], weight).div_(ctx.temperature).sub_(norm[part, None]).exp_().neg_()
+            at = target[part, None]
+            grad.scatter_add_(-1, at, torch.ones_like(at, dtype=grad.dtype))
+            grad = grad.mul_(scale[part, None]).to(hidden.dtype)
+            grad_hidden[part] = grad @ weight
+            grad_weight += grad.t() @ hidden[part]
+        return grad_hidden, grad_weight.to(weight.dtype), None, None
+
+
+def linear_logprobs(
+    hidden: torch.Tensor, weight: torch.Tensor, target: torch.Tensor, temperature: float = 1.0
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """log softmax(hidden @ weight.T / temperature)[target] [M] fp32 (differentiable) and the entropy [M] (not)."""
+    return _LinearLogprobs.apply(hidden, weight, target, temperature)  # pyright: ignore[reportReturnType]
+
+
+def policy_loss(
+    logprob: torch.Tensor,
+    behaviour: torch.Tensor,
+    advantage: torch.Tensor,
+    coefficient: torch.Tensor,
+    clip_low: float,
+    clip_high: float,
+) -> tuple[torch.Tensor, dict[str, float]]:
+    """The clipped surrogate of PPO as GRPO uses it (Shao et al. 2024, eq. 3), one value for the pack.
+
+    All [M] fp32: logprob of the policy, behaviour's log-probability, advantage, coefficient (weights already divided
+    by their global sum). sum(coefficient * -min(r A, clip(r, 1 - clip_low, 1 + clip_high) A)), r = exp(logprob -
+    behaviour). The measures: share of tokens clipped, share with r outside [0.9, 1.1].
+    """
+    ratio = (logprob - behaviour).exp()
+    clipped = ratio.clamp(1 - clip_low, 1 + clip_high)
+    loss = -(torch.minimum(ratio * advantage, clipped * advantage) * coefficient).sum()
+    with torch.no_grad():
+        bound = ((ratio < 1 - clip_low) & (advantage < 0)) | ((ratio > 1 + clip_high) & (advantage > 0))
+        n = max(1, ratio.numel())
+        measures = {
+            "clip_fraction": float(bound.sum()) / n,
+            "ratio_outside": float(((ratio < 0.9) | (ratio > 1.1)).sum()) / n,
+        }
+    return loss, measures

@@ -1,0 +1,42 @@
+"""Fixtures that the torch tests share. torch is imported inside them, so that torch-free tests stay quick."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def tiny_decoder() -> Callable[..., Any]:
+    """make(seed=0, **sizes) → a small random fp32 Decoder; weights large enough that attention is not flat."""
+    torch = pytest.importorskip("torch")
+    from shoestring.models.config import DecoderConfig
+    from shoestring.models.decoder import Decoder
+
+    def make(seed: int = 0, std: float = 0.3, **sizes: Any) -> Any:
+        base: dict[str, Any] = dict(
+            family="llama", layers=2, hidden=24, heads=6, kv_heads=2, head_dim=4, intermediate=40, vocab=61,
+            norm_eps=1e-5, rope_theta=10000.0, tied=True, max_positions=1024,
+        )  # fmt: skip
+        model = Decoder(DecoderConfig(**(base | sizes))).randomise(seed, std)
+        with torch.no_grad():  # norms away from one, so that a dropped scale is seen
+            g = torch.Generator().manual_seed(seed + 1)
+            for name, p in model.named_parameters():
+                if name.endswith("norm"):
+                    p.add_(torch.randn(p.shape, generator=g) * 0.2)
+        return model
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def relative() -> Callable[..., float]:
+    """The largest difference over the largest size of the reference."""
+
+    def error(ours: Any, reference: Any) -> float:
+        scale = float(reference.abs().max())
+        return float((ours.detach() - reference.detach()).abs().max()) / (scale or 1.0)
+
+    return error

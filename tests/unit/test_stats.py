@@ -1,0 +1,124 @@
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shoestring.stats import (
+    commonest_answer_baseline,
+    macro_average,
+    macro_interval,
+    mcnemar,
+    normal_interval,
+    paired_macro_interval,
+    pass_at_k,
+    quantile,
+    wilson_interval,
+)
+
+
+def test_wilson_by_hand() -> None:
+    # 8 of 10: Newcombe's worked value
+    low, high = wilson_interval(8, 10)
+    assert low == pytest.approx(0.4901625, abs=1e-6)
+    assert high == pytest.approx(0.9433178, abs=1e-6)
+    assert wilson_interval(0, 0) == (0.0, 1.0)
+    z2 = 1.959963984540054**2
+    assert wilson_interval(0, 10) == (0.0, pytest.approx(z2 / (10 + z2)))
+    assert wilson_interval(10, 10) == (pytest.approx(10 / (10 + z2)), 1.0)
+
+
+@given(st.integers(1, 500), st.data())
+def test_wilson_holds_the_share(n: int, data) -> None:
+    correct = data.draw(st.integers(0, n))
+    low, high = wilson_interval(correct, n)
+    assert 0 <= low <= correct / n <= high <= 1
+    mirror = wilson_interval(n - correct, n)
+    assert mirror == (pytest.approx(1 - high), pytest.approx(1 - low))
+
+
+@pytest.mark.parametrize(("correct", "n"), [(-1, 5), (6, 5), (0, -1)])
+def test_wilson_refuses(correct: int, n: int) -> None:
+    with pytest.raises(ValueError):
+        wilson_interval(correct, n)
+
+
+def test_normal_interval_by_hand() -> None:
+    low, high = normal_interval([1.0, 2.0, 3.0])
+    assert low == pytest.approx(2 - 1.959963984540054 / math.sqrt(3))
+    assert high == pytest.approx(2 + 1.959963984540054 / math.sqrt(3))
+    assert normal_interval([4.0]) == (4.0, 4.0)
+    with pytest.raises(ValueError):
+        normal_interval([])
+
+
+def test_macro_weighs_families_alike() -> None:
+    assert macro_average({"a": [1, 1, 1, 1], "b": [0]}) == 0.5
+    with pytest.raises(ValueError, match="'b'"):
+        macro_average({"a": [1], "b": []})
+    with pytest.raises(ValueError):
+        macro_average({})
+
+
+def test_macro_interval() -> None:
+    outcomes = {"a": [1] * 30 + [0] * 70, "b": [1] * 60 + [0] * 40}
+    low, high = macro_interval(outcomes, seed=1)
+    assert low < 0.45 < high
+    # the deviation of the macro average: sqrt(p q / n summed) / 2
+    sd = math.sqrt(0.3 * 0.7 / 100 + 0.6 * 0.4 / 100) / 2
+    assert high - low == pytest.approx(2 * 1.96 * sd, rel=0.1)
+    assert macro_interval(outcomes, seed=1) == (low, high)
+    assert macro_interval(outcomes, seed=1, draws=37) != macro_interval(outcomes, seed=2, draws=37)
+    assert macro_interval(dict(reversed(outcomes.items())), seed=1) == (low, high)
+    assert macro_interval({"a": [1, 1], "b": [0, 0]}) == (0.5, 0.5)
+
+
+def test_paired_interval_is_narrower_for_the_same_problems() -> None:
+    before = {"a": [1, 0] * 50}
+    after = {"a": [1, 0] * 40 + [1, 1] * 10}
+    gain, (low, high) = paired_macro_interval(before, after)
+    assert gain == pytest.approx(0.1)
+    assert 0 < low < 0.1 < high < 0.2
+    assert paired_macro_interval(before, before) == (0.0, (0.0, 0.0))
+    with pytest.raises(ValueError, match="families"):
+        paired_macro_interval(before, {"b": [1]})
+    with pytest.raises(ValueError, match="100 outcomes"):
+        paired_macro_interval(before, {"a": [1]})
+
+
+def test_mcnemar_by_hand() -> None:
+    # 6 gained, 1 lost: 2 * (C(7,0) + C(7,1)) / 2^7 = 16/128
+    before = [0] * 6 + [1] + [1] * 5
+    after = [1] * 6 + [0] + [1] * 5
+    assert mcnemar(before, after) == pytest.approx(0.125)
+    assert mcnemar(after, before) == pytest.approx(0.125)
+    assert mcnemar([1, 0], [1, 0]) == 1.0
+    assert mcnemar([0, 1], [1, 0]) == 1.0
+    assert mcnemar([0] * 10, [1] * 10) == pytest.approx(2 / 1024)
+    with pytest.raises(ValueError):
+        mcnemar([0.5], [1])
+    with pytest.raises(ValueError):
+        mcnemar([0], [1, 1])
+
+
+def test_commonest_answer() -> None:
+    assert commonest_answer_baseline(["1", "2", "1", "3"]) == ("1", 0.5)
+    assert commonest_answer_baseline(["b", "a"]) == ("a", 0.5)
+    assert commonest_answer_baseline([]) == ("", 0.0)
+
+
+def test_pass_at_k_by_hand() -> None:
+    assert pass_at_k(5, 2, 1) == pytest.approx(0.4)
+    assert pass_at_k(5, 2, 2) == pytest.approx(1 - 3 / 10)
+    assert pass_at_k(5, 2, 4) == 1.0
+    assert pass_at_k(5, 0, 5) == 0.0
+    for n, c, k in ((5, 2, 6), (5, 6, 1), (5, 2, 0), (5, -1, 1)):
+        with pytest.raises(ValueError):
+            pass_at_k(n, c, k)
+
+
+def test_quantile() -> None:
+    assert quantile([0, 10], 0.25) == 2.5
+    assert quantile([7], 0.9) == 7
+    with pytest.raises(ValueError):
+        quantile([], 0.5)
