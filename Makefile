@@ -62,8 +62,8 @@ $(VENV)/installed-test: $(VENV)/installed
 	@$(PY) $(PIP) --no-deps -c $(VENV)/constraints.txt liger-kernel
 	@touch $@
 
-$(PEERS)/installed: constraints.txt
-	@rm -f $@
+$(PEERS)/installed: constraints.txt $(VENV)/settings
+	@rm -f $@ $(PEERS)/constraints.txt
 	@echo "installing the tools to compare with into $(PEERS) (a few minutes)"
 	@$(PYTHON) -m venv $(PEERS)
 	@sed '/^torch==/d' constraints.txt > $(PEERS)/constraints.txt
@@ -75,17 +75,22 @@ install: $(VENV)/installed
 
 # --- what people run -------------------------------------------------------------------------------------------
 
+# A finished run is shown, not repeated; an unfinished one goes on.
 quickstart: $(VENV)/installed
-	@run=runs/quickstart; \
-	if [ ! -e $$run ]; then \
+	@run=runs/quickstart; finished=; \
+	if [ -e $$run/run.json ]; then \
+	  finished=$$($(PY) -c 'import json, sys; r = json.load(open(sys.argv[1])); print(r["seed"] if r["status"] == "finished" else "")' $$run/run.json); \
+	fi; \
+	if [ ! -e $$run/run.json ]; then \
 	  $(VENV)/bin/shoestring run recipes/quickstart.toml $(SEED_OPTION); \
-	elif grep -qs '"status": *"finished"' $$run/run.json; then \
-	  $(VENV)/bin/shoestring bill $$run; \
-	  echo "$$run is finished; its page: $$run/report.html"; \
-	  echo "for a fresh run, move $$run away first: mv $$run $$run-1"; \
-	else \
+	elif [ -z "$$finished" ]; then \
 	  echo "$$run is there but not finished: going on with --resume"; \
 	  $(VENV)/bin/shoestring run recipes/quickstart.toml --resume $(SEED_OPTION); \
+	else \
+	  $(VENV)/bin/shoestring bill $$run; \
+	  echo "$$run was finished before, with seed $$finished; its page: $$run/report.html"; \
+	  echo "another run beside it: $(VENV)/bin/shoestring run recipes/quickstart.toml --seed N --name quickstart-N"; \
+	  [ -z "$(SEED)" ] || [ "$(SEED)" = "$$finished" ] || { echo "so SEED=$(SEED) was not run" >&2; exit 2; }; \
 	fi
 
 lint: $(VENV)/installed-test

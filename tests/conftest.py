@@ -36,7 +36,7 @@ def relative() -> Callable[..., float]:
     """The largest difference over the largest size of the reference."""
 
     def error(ours: Any, reference: Any) -> float:
-        scale = float(reference.abs().max())
+        scale = float(reference.detach().abs().max())
         return float((ours.detach() - reference.detach()).abs().max()) / (scale or 1.0)
 
     return error

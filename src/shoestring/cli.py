@@ -9,6 +9,7 @@ STARTED = time.time()  # the lease of a run begins with its process
 import argparse  # noqa: E402
 import errno  # noqa: E402
 import json  # noqa: E402
+import os  # noqa: E402
 import sys  # noqa: E402
 from collections.abc import Sequence  # noqa: E402
 from pathlib import Path  # noqa: E402
@@ -22,6 +23,9 @@ DISK = {
     errno.EACCES: "no permission to write here: choose another folder with --runs",
     errno.EPERM: "no permission to write here: choose another folder with --runs",
     errno.EROFS: "the file system is read-only: choose another folder with --runs",
+    errno.EFBIG: "the file is larger than is allowed here: raise the limit, then go on with --resume",
+    errno.EEXIST: "a file is in the way: choose another folder with --runs",
+    errno.ENOTDIR: "a file is in the way: choose another folder with --runs",
 }
 
 
@@ -71,10 +75,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as e:
         print(f"shoestring: {e}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # the reader of our output has gone, as in `shoestring prices | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except OSError as e:
-        if e.errno not in DISK:
-            raise
-        print(f"shoestring: {e.filename or ''}: {DISK[e.errno]}".replace(": :", ":"), file=sys.stderr)
+        said = DISK.get(e.errno or 0) or (e.strerror or str(e) or type(e).__name__).lower()
+        print(f"shoestring: {f'{e.filename}: ' if e.filename else ''}{said}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("shoestring: stopped", file=sys.stderr)
@@ -95,7 +101,9 @@ def _recipe(args: argparse.Namespace):
         changes.append(f'name="{args.name}"')
     if args.rate:
         changes.append(f'rate="{args.rate}"')
-    return recipe.load(args.recipe, stages.configs(), changes, args.seed)
+    if args.seed is not None:
+        changes.append(f"seed={args.seed}")
+    return recipe.load(args.recipe, stages.configs(), changes)
 
 
 def _plan(args: argparse.Namespace) -> int:
@@ -122,9 +130,12 @@ def _run(args: argparse.Namespace) -> int:
         from shoestring.cost.prices import PriceBook
 
         out = args.runs / recipe.name
-        out.mkdir(parents=True, exist_ok=True)
+        if (out / "run.json").exists():
+            raise UserError(f"{out}: this run exists, its recipe and plan stay; try another --name, or `shoestring plan`")
         book = PriceBook.default()
         made = plan.make(recipe, book, book.machine_sku(recipe.machine, recipe.rate))
+        plan.check_inputs(made)
+        out.mkdir(parents=True, exist_ok=True)
         (out / "recipe.toml").write_text(recipe.to_toml(), encoding="utf-8")
         plan.write(made, book, out / "plan.json")
         print(f"wrote {out / 'recipe.toml'} and {out / 'plan.json'}")
@@ -143,7 +154,9 @@ def _run(args: argparse.Namespace) -> int:
     terminal.print_bill(
         json.loads((folder / "bill.json").read_text()), console, json.loads((folder / "run.json").read_text())
     )
-    print(f"model  {folder / 'model'}\nreport {folder / 'report.html'}")
+    if (folder / "model").exists():
+        print(f"model  {folder / 'model'}")
+    print(f"report {folder / 'report.html'}")
     if ending.status == "stopped":
         print(f"stopped: {ending.reason}")
     return 130 if ending.reason.startswith("interrupted") else 0
@@ -175,8 +188,8 @@ def _bill(args: argparse.Namespace) -> int:
 def _report(args: argparse.Namespace) -> int:
     from shoestring.report import page
 
-    if not args.run.is_dir():
-        raise UserError(f"{args.run}: no such folder; give the folder of a run, such as runs/quickstart")
+    if not (args.run / "run.json").exists():
+        raise UserError(f"{args.run}: no run.json; give the folder of a run, such as runs/quickstart")
     print(page.write(args.run))
     return 0
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import re
 from pathlib import Path
 from typing import Any
 
+from shoestring.estimate.headers import model_shape
 from shoestring.estimate.locate import locate
 from shoestring.recipe import Recipe
 from shoestring.records import UserError
 from shoestring.stages.context import read_lines
+
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 def base_folder(base: str) -> Path:
@@ -30,11 +35,29 @@ def base_folder(base: str) -> Path:
     return path
 
 
+def check_base(base: str) -> None:
+    """UserError where `base` can neither be read nor be downloaded, or what trains it is not installed. Reads headers only."""
+    for package in ("torch", "transformers"):
+        if importlib.util.find_spec(package) is None:
+            raise UserError(f"training needs {package}: pip install 'shoestring[train]'")
+    if is_local(base):
+        model_shape(base)
+
+
+def is_local(base: str) -> bool:
+    """Whether `base` is on this machine; false for a hub id that is yet to be downloaded. UserError for anything else."""
+    try:
+        locate(base)
+    except UserError:
+        if not HUB_ID.fullmatch(base):
+            raise
+        return False
+    return True
+
+
 def _download(base: str) -> Path:
     """Fetch a hub id, or raise the error that `locate` had."""
-    import re
-
-    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", base):
+    if not HUB_ID.fullmatch(base):
         return locate(base)
     from huggingface_hub import snapshot_download
 
@@ -49,6 +72,7 @@ def _download(base: str) -> Path:
 def write_model(run_dir: Path, base: Path, weights: Path | None, recipe: Recipe, state: dict[str, Any]) -> Path:
     """runs/<name>/model: the weights that were scored (bf16), tokenizer, template and a model card."""
     import torch
+    from safetensors import SafetensorError
 
     from shoestring.models import folder
     from shoestring.train.checkpoints import read_tensors
@@ -57,7 +81,10 @@ def write_model(run_dir: Path, base: Path, weights: Path | None, recipe: Recipe,
     source = None
     if weights is not None:
         source = {k.removeprefix("master/"): v for k, v in read_tensors(weights, "master/").items()}
-    out = folder.save(model, run_dir / "model", base, source, torch.bfloat16)
+    try:
+        out = folder.save(model, run_dir / "model", base, source, torch.bfloat16)
+    except (OSError, SafetensorError) as e:
+        raise UserError(f"{run_dir / 'model'}: the model could not be written ({e}); free space and use --resume") from None
     (out / "README.md").write_text(card(run_dir, recipe, state), encoding="utf-8")
     return out
 

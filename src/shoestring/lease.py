@@ -6,17 +6,22 @@ to its lease. A thread touches a heartbeat file every second, so that the end of
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
 import threading
 import time
 from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 from shoestring.cost.budget import Budget
 from shoestring.cost.ledger import Ledger
-from shoestring.records import Intent, Outcome, Usage
+from shoestring.records import Intent, Outcome, Usage, UserError
 
 BEAT = 1.0
+HEARTBEAT = "heartbeat"
 
 
 class Lease:
@@ -30,7 +35,7 @@ class Lease:
         self.posted_until = started
         self.stage = "start"
         self._held: str | None = None
-        self._beat = run_dir / "heartbeat"
+        self._beat = run_dir / HEARTBEAT
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -40,7 +45,9 @@ class Lease:
         def run() -> None:
             while not self._stop.is_set():
                 try:
-                    self._beat.write_text(repr(time.time()))
+                    part = self._beat.with_name(HEARTBEAT + ".part")
+                    part.write_text(repr(time.time()))
+                    os.replace(part, self._beat)  # a kill between emptying and writing would lose the last one
                 except OSError:
                     return  # the ledger will say what is wrong with the disk
                 self._stop.wait(BEAT)
@@ -95,7 +102,11 @@ class Lease:
         self.posted_until = now
 
     def close(self, reason: str) -> None:
-        self.settle()
+        """Post what is left (outcome "failed" after an error) and end the attempt."""
+        if reason == "failed":
+            self.settle(self.clock() - self.posted_until, "failed")
+        else:
+            self.settle()
         self._stop.set()
         if self._thread is not None:
             self._thread.join()
@@ -105,7 +116,7 @@ class Lease:
 def recover(ledger: Ledger, sku: str, run_dir: Path) -> list[Usage]:
     """Bill what dead attempts used and never posted: up to their last heartbeat, outcome "failed"."""
     try:
-        last = float((run_dir / "heartbeat").read_text())
+        last = float((run_dir / HEARTBEAT).read_text())
     except (OSError, ValueError):
         last = 0.0
     state = ledger.refresh()
@@ -128,9 +139,31 @@ def recover(ledger: Ledger, sku: str, run_dir: Path) -> list[Usage]:
     return lost
 
 
+def reopen(state: dict[str, Any], run_dir: Path, budget: Decimal) -> None:
+    """A run that stopped at its budget goes on from that stage under a bigger one; what was scored then is redone."""
+    reached = state["reached"]
+    if reached is None:
+        return
+    if budget <= Decimal(reached):
+        raise UserError(
+            f"{run_dir}: this run has reached its budget of {reached} USD; "
+            "give a bigger one to go on, as in --set budget='1 USD'"
+        )
+    rows = state["stages"]
+    at = next((i for i, r in enumerate(rows) if r["status"] in ("stopped", "skipped")), len(rows))
+    for i, row in enumerate(rows[at:], at):
+        row["status"] = "waiting"
+        if i > at:  # the stage that stopped keeps what it had done
+            shutil.rmtree(run_dir / "stages" / row["name"], ignore_errors=True)
+        for old in (run_dir / "verdicts").glob(f"{i:02d}-*"):
+            old.unlink()
+    made = [r for r in rows[:at] if r.get("weights")]
+    state["weights"] = made[-1]["weights"] if made else None
+    state["model_name"] = made[-1]["name"] if made else "base"
+    state["reached"] = None
+
+
 def forget_beat(run_dir: Path) -> None:
     """A finished run keeps no heartbeat."""
-    try:
-        os.unlink(run_dir / "heartbeat")
-    except OSError:
-        pass
+    with contextlib.suppress(OSError):
+        os.unlink(run_dir / HEARTBEAT)

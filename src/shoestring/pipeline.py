@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +24,12 @@ from shoestring.cost.budget import Budget
 from shoestring.cost.ledger import Ledger
 from shoestring.cost.prices import PriceBook
 from shoestring.estimate.headers import model_shape
-from shoestring.lease import Lease, forget_beat, recover
+from shoestring.lease import Lease, forget_beat, recover, reopen
 from shoestring.recipe import Recipe, StageTable
 from shoestring.records import Artifact, Checkpoint, Intent, Outcome, StepReport, Usage, UserError
 from shoestring.report import page, terminal
 from shoestring.report.live import Live
-from shoestring.stages.context import Context, read_lines, write_json
+from shoestring.stages.context import Context, drop_torn, read_lines, write_json
 
 RUN, METRICS = "run.json", "metrics.jsonl"
 
@@ -69,42 +69,60 @@ class Pipeline:
 
     # the run's own files
 
+    def _check(self) -> None:
+        """Bad input is found here, before a folder is made. The budget too, where this machine was measured before."""
+        export.check_base(self.recipe.base)
+        try:
+            made = plan.make(self.recipe, self.book, self.sku)
+        except UserError:
+            if export.is_local(self.recipe.base):
+                raise
+            return  # not downloaded yet
+        plan.check_inputs(made)
+        if made.profile.basis == "measured":
+            plan.refuse_if_too_small(made)
+
     def _open(self) -> None:
         exists = (self.run_dir / RUN).exists()
-        if exists and not self.resumed:
-            raise UserError(f"{self.run_dir}: this run exists; add --resume to go on with it, or --name for a new one")
         if self.resumed and not exists:
             raise UserError(f"{self.run_dir}: there is no run to resume; leave --resume away")
+        if not exists:
+            self._check()
         self.run_dir.mkdir(parents=True, exist_ok=True)
-        self._lock = open(self.run_dir / "run.lock", "w")
+        self._lock = open(self.run_dir / "run.lock", "w")  # noqa: SIM115  (held as long as the run)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise UserError(f"{self.run_dir}: another process works on this run; wait for it or stop it") from None
         if exists:
             self.state = json.loads((self.run_dir / RUN).read_text())
+            if not self.resumed:
+                raise UserError(
+                    f"{self.run_dir}: this run exists; add --resume to go on with it, or --name for a new one"
+                )
             if self.state["recipe_hash"] != self.recipe.hash:
                 raise UserError(
                     f"{self.run_dir}: the recipe or the seed has changed since this run began; "
                     "only the budget may change on --resume. Give the run another --name"
                 )
-            if self.state["status"] == "finished":
+            if self.state["status"] == "finished" and self.state["closed"]:
                 raise UserError(f"{self.run_dir}: this run is finished; see {self.run_dir}/report.html")
+            reopen(self.state, self.run_dir, self.recipe.budget)
         else:
             price = self.book.price(self.sku)
             self.state = {
                 "name": self.recipe.name, "seed": self.recipe.seed, "status": "running", "reason": "",
-                "started": self.started, "ended": None, "attempts": 0, "versions": versions(),
+                "started": self.started, "ended": None, "attempts": 0, "versions": probe.versions(),
                 "machine": {
                     "sku": self.sku, "usd_per_hour": f"{price.amount * 3600:.4f}", "source": price.ref.source,
                     "date": price.ref.date, "note": price.ref.note,
                 },
                 "base": self.recipe.base, "recipe_hash": self.recipe.hash, "weights": None, "model_name": "base",
-                "artifacts": {}, "start_done": False,
+                "artifacts": {}, "start_done": False, "closed": False, "reached": None,
                 "stages": [{"name": t.name, "use": t.use, "status": "waiting", "seconds": 0.0} for t in self.recipe.stages],
             }  # fmt: skip
         self.state["attempts"] += 1
-        self.state.update(status="running", reason="")
+        self.state.update(status="running", reason="", closed=False)
         self._save()
         (self.run_dir / "recipe.toml").write_text(self.recipe.to_toml(), encoding="utf-8")
 
@@ -125,8 +143,14 @@ class Pipeline:
         if lost:
             seconds = sum(u.quantity for u in lost)
             self.console.print(f"the last attempt was killed: {seconds:.1f} s of its lease are billed as failed")
-        self.ledger.begin(attempt, lease_start=self.started)
         self.budget = Budget(self.recipe.budget, self.book, self.ledger)
+        needed = Decimal(plan.RESUME_SECONDS + plan.EXPORT_SECONDS) * self.book.price(self.sku).amount
+        if self.resumed and self.budget.left() < needed:
+            raise UserError(
+                f"{self.run_dir}: {self.budget.left():.4f} USD of {self.recipe.budget} are left and going on takes at least "
+                f"{needed:.4f}; give a bigger budget, as in --set budget='1 USD'"
+            )
+        self.ledger.begin(attempt, lease_start=self.started)
         self.lease = Lease(self.ledger, self.budget, self.sku, attempt, self.run_dir, self.started, self.clock)
         self.lease.beat()
         self.attempt = attempt
@@ -153,7 +177,7 @@ class Pipeline:
         if self.interrupted:
             raise KeyboardInterrupt
         self.interrupted = True
-        self.console.print("stopping after this step, with a checkpoint (once more to stop at once)")
+        os.write(2, b"stopping after this step, with a checkpoint (once more to stop at once)\n")  # print may be under way
 
     def _stages(self) -> None:
         base = export.base_folder(self.recipe.base)
@@ -190,7 +214,7 @@ class Pipeline:
         """Whether the weights at hand have a score already."""
         folder = self.run_dir / "verdicts"
         return (
-            any(p.stem.endswith(f"-{self.state['model_name']}") for p in folder.glob("*.jsonl"))
+            any(p.stem.partition("-")[2] == self.state["model_name"] for p in folder.glob("*.jsonl"))
             if folder.exists()
             else False
         )
@@ -202,15 +226,20 @@ class Pipeline:
         seconds = self.plan.safe_stop_seconds()
         if not any(s.forecast.trains for s in self.plan.stages[1 : i + 2]) and self._scored():
             seconds = plan.EXPORT_SECONDS  # nothing trained yet, and the base has its score
-        measured = [r["seconds"] for r in self.state["stages"] if r["use"] == "evaluate" and r["status"] == "finished"]
-        if measured and self.plan.final_evaluation():
-            final = self.plan.final_evaluation()
-            assert final is not None
-            seconds = min(seconds, self.plan.checkpoint_seconds() + plan.EXPORT_SECONDS + 1.3 * max(measured))
+        if (again := self._evaluated()) and self.plan.final_evaluation():
+            seconds = min(seconds, self.plan.checkpoint_seconds() + plan.EXPORT_SECONDS + again)
         return seconds
+
+    def _evaluated(self) -> float:
+        """Upper bound of one more evaluation, from those that were done; 0 before any."""
+        done = [r["seconds"] for r in self.state["stages"] if r["use"] == "evaluate" and r["status"] == "finished"]
+        return 1.3 * max(done, default=0.0)
 
     def _context(self, i: int, table: StageTable) -> Context:
         weights = self.state["weights"]
+        planned = self.plan.stage(table.name).seconds.high
+        if table.use == "evaluate" and (again := self._evaluated()):
+            planned = min(planned, again)
         return Context(
             stage=table.name, seed=self.recipe.seed, recipe_hash=self.recipe.hash, run_dir=self.run_dir,
             folder=self.run_dir / "stages" / table.name, checkpoints=self.run_dir / "checkpoints" / table.name,
@@ -218,6 +247,7 @@ class Pipeline:
             machine=self.sku, shape=self.shape, profile=self.profile,
             inputs={k: self.run_dir / v for k, v in self.state["artifacts"].items()},
             usd=lambda seconds: seconds * self.usd_per_second, accrued=self.lease.spent, clock=self.clock, position=i,
+            planned_seconds=planned,
         )  # fmt: skip
 
     def _stage(self, i: int, table: StageTable, row: dict[str, Any]) -> None:
@@ -262,6 +292,7 @@ class Pipeline:
         if checkpoint is not None and checkpoint.step > 0:
             self.state["weights"] = os.path.relpath(checkpoint.path, self.run_dir)
             self.state["model_name"] = table.name
+            row["weights"] = self.state["weights"]
         row["status"] = "stopped" if stopped else "finished"
         self._save()
         self._show(table, artifacts)
@@ -300,11 +331,7 @@ class Pipeline:
         path = self.run_dir / METRICS
         if not path.exists():
             return
-        raw = path.read_bytes()
-        whole = raw.rfind(b"\n") + 1
-        if whole < len(raw):  # torn by a kill
-            with open(path, "r+b") as f:
-                f.truncate(whole)
+        drop_torn(path)
         for row in read_lines(path):
             self._reported[row["stage"]] = max(self._reported.get(row["stage"], 0), row["step"])
 
@@ -331,8 +358,9 @@ class Pipeline:
         )
         done = not self.out_of_money
         self.state.update(
-            status="finished" if done else "stopped", reason="" if done else "the budget's ceiling was reached"
-        )
+            status="finished" if done else "stopped", reason="" if done else "the budget's ceiling was reached",
+            reached=None if done else str(self.recipe.budget),
+        )  # fmt: skip
 
     def _close(self, reason: str) -> None:
         """Ledger, bill and page, also after a failure: what was spent is spent."""
@@ -341,12 +369,14 @@ class Pipeline:
             self.state.update(status="stopped", reason="interrupted; go on with --resume")
         elif reason == "failed" and self.state["status"] == "running":
             self.state.update(status="failed", reason=repr(sys.exc_info()[1]))
-        self._save()
         self.lease.close(reason)
+        self._save()
         bill_of(self.run_dir, self.recipe, self.book)
         page.write(self.run_dir)
         if reason in ("done", "budget"):
             forget_beat(self.run_dir)
+            self.state["closed"] = True  # a kill before this line leaves a run that --resume closes
+            self._save()
         self.ledger.close()
         self._lock.close()
 
@@ -357,16 +387,6 @@ def bill_of(run_dir: Path, recipe: Recipe, book: PriceBook) -> dict[str, Any]:
     data = bill.to_dict(made)
     write_json(run_dir / "bill.json", data)
     return data
-
-
-def versions() -> dict[str, str]:
-    out = {"python": sys.version.split()[0]}
-    for name in ("shoestring", "torch", "transformers", "tokenizers", "safetensors", "numpy"):
-        try:
-            out[name] = version(name)
-        except PackageNotFoundError:
-            out[name] = "not installed"
-    return out
 
 
 def _main_thread() -> bool:

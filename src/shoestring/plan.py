@@ -22,6 +22,7 @@ from shoestring.stages.context import Facts, Forecast
 
 START_SECONDS = 25.0  # imports, the base model's conversion, the probe; export, bill and page at the end
 EXPORT_SECONDS = 6.0
+RESUME_SECONDS = 10.0  # imports and the base model once more
 LEFT_OUT = (
     "pre-training of the base model",
     "the people: choosing problems, reading the report",
@@ -85,6 +86,8 @@ def make(
     recipe: Recipe, book: PriceBook, machine: str, shape: ModelShape | None = None, profile: Profile | None = None
 ) -> Plan:
     """Forecast every stage in order. Raises UserError for what cannot be planned (unknown price, model, stage)."""
+    if recipe.machine.count != 1:
+        raise UserError(f"machine.count = {recipe.machine.count}: a run uses one machine; set count = 1")
     shape = shape or model_shape(recipe.base)
     profile = profile or current_profile()
     rate = book.price(machine).amount
@@ -128,6 +131,19 @@ def _priced(
         use, name, forecast, Quantity(seconds * low, seconds, seconds * high, basis),
         Quantity(at(low), at(1.0), at(high), basis), facts,
     )  # fmt: skip
+
+
+def check_inputs(plan: Plan) -> None:
+    """UserError for a problem file that a stage could not read, before anything is made or spent."""
+    from shoestring.stages.workbench import load_problems
+
+    wanted: dict[tuple[str, str], None] = {}
+    for table in plan.recipe.stages:
+        stage = stages.module(table.use)
+        if hasattr(stage, "reads"):
+            wanted |= dict.fromkeys(stage.reads(table.config, plan.stage(table.name).facts.trained))
+    for source, split in wanted:
+        load_problems([source], split)
 
 
 def refuse_if_too_small(plan: Plan) -> None:

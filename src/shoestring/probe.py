@@ -7,9 +7,10 @@ large square matrix product says little about a step of a small model.
 from __future__ import annotations
 
 import os
+import sys
 import time
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from statistics import median
 
 from shoestring.estimate.flops import ModelShape, training_flops
 from shoestring.estimate.machine import Profile, cache_folder, load_profile, profile_key, save_profile
@@ -19,9 +20,18 @@ PROMPT, NEW, ROWS = 60, 24, 64
 
 
 def torch_version() -> str:
-    from importlib.metadata import version
-
     return version("torch")
+
+
+def versions() -> dict[str, str]:
+    """What a run was made with, by package."""
+    out = {"python": sys.version.split()[0]}
+    for name in ("shoestring", "torch", "transformers", "tokenizers", "safetensors", "numpy"):
+        try:
+            out[name] = version(name)
+        except PackageNotFoundError:
+            out[name] = "not installed"
+    return out
 
 
 def measured_profile(base: Path, shape: ModelShape) -> tuple[Profile, bool]:
@@ -58,11 +68,11 @@ def probe(base: Path, shape: ModelShape) -> Profile:
     engine.generate([Request(prompt(k), 1, 1.0, k) for k in range(16)])
     prefill = 16 * PROMPT / (time.perf_counter() - t)
     rates = []
-    for _ in range(2):
+    for _ in range(3):
         t = time.perf_counter()
         engine.generate([Request(prompt(0), NEW, 1.0, k) for k in range(ROWS)])
         rates.append(ROWS * NEW / (time.perf_counter() - t))
-    decode = median(rates)
+    decode = max(rates)  # a neighbour on the machine can only slow a repetition down
     length, trained = 70, 35
     weight = (0.0,) * (length - trained) + (1.0,) * trained
     data = [Example(prompt(k) + prompt(k + 1)[: length - PROMPT], weight, length - trained) for k in range(20)]
@@ -74,7 +84,7 @@ def probe(base: Path, shape: ModelShape) -> Profile:
         accumulate(model, batches)
         speeds.append(flops / (time.perf_counter() - t))
     model.zero_grad(set_to_none=True)
-    train = median(speeds[1:])
+    train = max(speeds)
 
     def band(x: float, low: float = 0.85, high: float = 1.15) -> Quantity:
         return Quantity(x * low, x, x * high, "measured")

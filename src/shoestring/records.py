@@ -76,7 +76,8 @@ class Trace:
     def __post_init__(self) -> None:
         n = len(self.tokens)
         if len(self.sampled) != n or len(self.logprobs) != n:
-            raise ValueError(f"trace of {self.problem_id}: {n} tokens, {len(self.sampled)} marks, {len(self.logprobs)} logprobs")
+            marks, logprobs = len(self.sampled), len(self.logprobs)
+            raise ValueError(f"trace of {self.problem_id}: {n} tokens, {marks} marks, {logprobs} logprobs")
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ SHAPES: dict[str, dict[str, Any]] = {
     "untied, two a key head": dict(num_attention_heads=4, num_key_value_heads=2, tie_word_embeddings=False),
     "tied, three a key head": dict(num_attention_heads=6, num_key_value_heads=2, hidden_size=48, tie_word_embeddings=True),
     "untied, four a key head": dict(num_attention_heads=4, num_key_value_heads=1, tie_word_embeddings=False),
-    "head_dim apart from hidden": dict(num_attention_heads=3, num_key_value_heads=1, head_dim=10, tie_word_embeddings=True),
+    "head_dim apart from hidden": dict(num_attention_heads=4, num_key_value_heads=2, head_dim=10, tie_word_embeddings=True),
     "other theta and eps": dict(num_attention_heads=2, num_key_value_heads=1, rope_theta=500.0, rms_norm_eps=1e-3),
 }  # fmt: skip
 

@@ -2,11 +2,12 @@
 
 Four words in a row that more than 1% of the problems share are a family's template, not a leak. A question is compared
 by word runs only if more than twelve of its words lie outside templates, and a run counts only if at least half of its
-words do: else one template would wipe out the whole family.
+words do: else one template would wipe out the whole family. Arithmetic expressions are compared across families too.
 """
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -34,6 +35,20 @@ class Decontaminated:
 
 def _runs(words: Sequence[str], size: int) -> list[_Run]:
     return [tuple(words[i : i + size]) for i in range(len(words) - size + 1)]
+
+
+_EXPRESSION = re.compile(r"(?<![\w.])[-(\s]*\d+(?:[\s()]*[-+*/][-\s()]*\d+)+(?![\w]|\.\d)")
+
+
+def expression_key(prompt: str) -> str | None:
+    """Identity of an arithmetic expression across families: its kinds of operation and its operands without order or
+    sign. "3 + 5", "Calculate 5 - -3." and "-5 + 3" are one. None for a question without an expression."""
+    match = _EXPRESSION.search(prompt)
+    if match is None:
+        return None
+    text = match[0]
+    kinds = sorted({"+" if c in "+-" else c for c in re.findall(r"(?<=[\d)])\s*([-+*/])", text)})
+    return "".join(kinds) + " " + " ".join(sorted(re.findall(r"\d+", text), key=int))
 
 
 def _form(problem: Problem) -> str:
@@ -68,11 +83,14 @@ def decontaminate(training: Sequence[Problem], evaluation: Sequence[Problem]) ->
     eval_keys = set(keys[len(training) :])
     eval_forms = {_form(p) for p in evaluation}
     eval_runs = {run for w in words[len(training) :] for run in _telling_runs(w, templates)}
+    eval_expressions = {k for p in evaluation if (k := expression_key(p.prompt))}
     result = Decontaminated()
     for p, key, w in zip(training, keys, words, strict=False):
         shared = _telling_runs(w, templates) & eval_runs
         if key in eval_keys or _form(p) in eval_forms:
             result.dropped[p.id] = "same problem"
+        elif expression_key(p.prompt) in eval_expressions:
+            result.dropped[p.id] = "same operands under another family's name"
         elif shared:
             result.dropped[p.id] = f"shares {GRAM} words: {' '.join(min(shared))}"
         else:

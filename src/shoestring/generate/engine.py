@@ -122,7 +122,8 @@ class Engine:
         while queue or rows:
             free = slots - len(rows)
             if queue and (not rows or free >= max(1, slots // 8)):
-                fresh = [_Row(i, requests[i], len(requests[i].prompt)) for i in (queue.pop() for _ in range(min(free, len(queue))))]
+                taken = [queue.pop() for _ in range(min(free, len(queue)))]
+                fresh = [_Row(i, requests[i], len(requests[i].prompt)) for i in taken]
                 first = self._prefill(fresh, cache, len(rows))
                 rows.extend(fresh)
                 yield from self._take(rows, len(rows) - len(fresh), first, cache)

@@ -197,7 +197,8 @@ def attend(qkv: torch.Tensor, plan: AttentionPlan, heads: int, kv_heads: int, he
         q_at, k_at = q_at + b * lq, k_at + b * lk
         q = q.permute(0, 2, 3, 1, 4)  # [B, K, G, Lq, d]
         if lq <= SHORT:
-            o = _Products.apply(q.reshape(b, kv_heads, group * lq, head_dim), kv[0].contiguous(), kv[1].contiguous(), bucket.bias)
+            q = q.reshape(b, kv_heads, group * lq, head_dim)
+            o = _Products.apply(q, kv[0].contiguous(), kv[1].contiguous(), bucket.bias)
             o = o.view(b, kv_heads, group, lq, head_dim)
         else:
             o = F.scaled_dot_product_attention(

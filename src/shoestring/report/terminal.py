@@ -80,37 +80,33 @@ def _range(q: Any, show: Callable[[float], str]) -> tuple[str, str]:
 def print_plan(plan: Mapping[str, Any], console: Console) -> None:
     """The plan: a line a stage, the total, what is left out and the machine's price."""
 
-    def dollars(v: float) -> str:
-        return money(v)
+    def between(quantity: Any, show: Callable[[float], str]) -> tuple[str, str]:
+        q = mapping(quantity)
+        if not all(isinstance(q.get(k), int | float) for k in ("low", "mid", "high")):
+            return DASH, ""
+        return show(q["mid"]), f"{show(q['low'])}–{show(q['high'])}"
 
-    def short(v: float) -> str:
-        return money(v).lstrip("$")
+    def minutes(v: float) -> str:
+        return f"{v:.1f}"
 
-    def two(v: float) -> str:
-        return number(v, 2)
+    def cents(v: float) -> str:
+        return f"{v:.4f}"
 
     table = _table(
-        ("stage", "l"),
-        ("tokens", "r"),
-        ("minutes", "r"),
-        ("", "l"),
-        ("dollars", "r"),
-        ("", "l"),
-        ("GiB", "r"),
-        ("basis", "l"),
+        *(("stage", "l"), ("tokens", "r"), ("minutes", "r"), ("range", "l"), ("USD", "r"), ("range", "l"), ("GiB", "r")),
         title="Plan",
     )
     bases: set[str] = set()
 
     def line(name: str, item: Mapping[str, Any], style: str = "") -> None:
         usd = item.get("usd")
-        basis = str(mapping(usd).get("basis") or mapping(item.get("minutes")).get("basis") or DASH)
-        bases.add(basis)
-        minutes, low_high = _range(item.get("minutes"), two)
-        cost, (_, cost_range) = _range(usd, dollars)[0], _range(usd, short)
-        memory = spread(item.get("memory_gib"), two).partition(" (")[0] if item.get("memory_gib") is not None else ""
-        tokens = spread(item.get("tokens"), count).partition(" (")[0]
-        _row(table, name, tokens, minutes, low_high, cost, cost_range, memory, basis, style=style, limit=24)
+        bases.add(str(mapping(usd).get("basis") or mapping(item.get("minutes")).get("basis") or DASH))
+        memory = mapping(item.get("memory_gib")).get("mid")
+        tokens = mapping(item.get("tokens")).get("mid")
+        _row(
+            table, name, count(tokens) if tokens else "", *between(item.get("minutes"), minutes), *between(usd, cents),
+            f"{memory:.1f}" if isinstance(memory, int | float) and memory else "", style=style, limit=24,
+        )  # fmt: skip
 
     for s in objects(plan.get("stages")):
         line(str(s.get("name") or s.get("use")), s)
@@ -132,8 +128,9 @@ def print_plan(plan: Mapping[str, Any], console: Console) -> None:
     left_out = plan.get("left_out")
     if isinstance(left_out, list) and left_out:
         _say(console, "Not in these dollars: " + "; ".join(str(x) for x in left_out), "dim")
-    if "literature" in bases:
-        _say(console, "literature: taken from published figures, not measured on this machine", "dim")
+    where = {"literature": "published figures, not this machine; `shoestring doctor` measures it", "measured": "this machine"}
+    for basis in sorted(bases):
+        _say(console, f"Basis of the rates: {basis} ({where.get(basis, 'see docs/files.md')})", "dim")
 
 
 def print_bill(bill: Any, console: Console, run: Mapping[str, Any] | None = None) -> None:

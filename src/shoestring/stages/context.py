@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -85,6 +86,11 @@ class Context:
     clock: Callable[[], float]
     position: int = 0
     checkpoint_seconds: float = 40.0
+    planned_seconds: float = math.inf  # the most that the plan gives the whole stage
+
+    def first(self, seconds: float) -> Pace:
+        """The pace of a stage that has not stepped: `seconds`, or what the plan gives the whole stage if that is less."""
+        return Pace(min(seconds, self.planned_seconds))
 
     def intent(self, step: int, seconds: float, what: str = "step") -> Intent:
         """The next step's upper bound in lease seconds."""
@@ -168,6 +174,15 @@ def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> Path:
             f.write(json.dumps(r, ensure_ascii=False, default=str) + "\n")
     os.replace(part, path)
     return path
+
+
+def drop_torn(path: Path) -> None:
+    """Cut off a last line without its end: the writer was killed."""
+    raw = path.read_bytes()
+    whole = raw.rfind(b"\n") + 1
+    if whole < len(raw):
+        with open(path, "r+b") as f:
+            f.truncate(whole)
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

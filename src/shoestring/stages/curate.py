@@ -16,7 +16,7 @@ from pathlib import Path
 from shoestring.estimate.flops import generation_flops
 from shoestring.estimate.memory import decoding_bytes
 from shoestring.records import Artifact, Problem, StepReport, UserError
-from shoestring.stages.context import Context, Events, Facts, Forecast, Journal, Pace, write_json, write_lines
+from shoestring.stages.context import Context, Events, Facts, Forecast, Journal, write_json, write_lines
 
 PROMPT = 95  # expected tokens of a plain prompt, and of one with worked examples: only the forecast reads these
 SHOT_PROMPT = 420
@@ -76,6 +76,11 @@ def forecast(config: Config, facts: Facts) -> Forecast:
     )
 
 
+def reads(config: Config, trained: bool) -> list[tuple[str, str]]:
+    """(source, split) of everything that will be read, so that a wrong file is found before a dollar is spent."""
+    return [(s, "train") for s in config.sources] + [(s, "test") for s in config.against]
+
+
 def free_steps(config: Config, seed: int) -> tuple[list[Problem], list[dict], list[dict]]:
     """(problems left, funnel rows, trap rows) of everything that costs nothing."""
     from shoestring.data import decontaminate, dedupe, funnel, quality, traps
@@ -126,6 +131,8 @@ def run(config: Config, inputs: Mapping[str, Path], context: Context) -> Events:
     hits: dict[str, list[float]] = {}
     for row in journal.rows():
         hits.setdefault(row["problem_id"], []).append(row["score"])
+    if not hits:
+        return  # stopped before the first answer
     drawn = [p for p in drawn if p.id in hits]  # a budget stop leaves some unmeasured
     rates = {p.id: sum(hits[p.id]) / len(hits[p.id]) for p in drawn}
     reachable = _families_in_band(config, drawn, rates)
@@ -189,7 +196,7 @@ def _measure(config: Config, context: Context, drawn: list[Problem], pool: list[
     tokenizer = Tokenizer(context.base)
     model, _ = open_model(context)
     engine = Engine(model, size)
-    pace = Pace(60.0)
+    pace = context.first(60.0)
     for i, chunk in enumerate(chunks):
         if f"{i}" in journal.chunks:
             continue

@@ -9,10 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from shoestring.records import Artifact, Problem, StepReport, Usage, UserError  # noqa: F401
-from shoestring.stages.context import Context, Events, Facts, Forecast, Journal, Pace, read_lines, write_lines
+from shoestring.records import Artifact, Problem, StepReport, UserError
+from shoestring.stages.context import Context, Events, Facts, Forecast, Journal, read_lines, write_lines
+from shoestring.stages.prompts import from_row, plain
+
+if TYPE_CHECKING:
+    from shoestring.models.tokenizer import Tokenizer
 
 NEW = 34
 
@@ -49,10 +53,11 @@ def forecast(config: Config, facts: Facts) -> Forecast:
 
 def run(config: Config, inputs: Mapping[str, Path], context: Context) -> Events:
     from shoestring import rewards
-    from shoestring.stages.prompts import from_row
+    from shoestring.models.tokenizer import Tokenizer
     from shoestring.stages.workbench import need
 
     started = context.clock()
+    tokenizer = Tokenizer(context.base)
     problems = [from_row(r) for r in read_lines(need(inputs, "problems", context.stage, "curate"))]
     recorded = (
         [r for r in read_lines(inputs["samples-of-base"]) if "problem_id" in r] if "samples-of-base" in inputs else []
@@ -63,7 +68,8 @@ def run(config: Config, inputs: Mapping[str, Path], context: Context) -> Events:
     short = [p for p in problems if len(attempts.get(p.id, [])) < config.samples]
     journal = Journal(context.folder / "attempts.jsonl")
     if short and config.keep:
-        yield from _attempt(config, context, short, attempts, journal)
+        yield from _attempt(config, context, short, attempts, journal, tokenizer)
+        started = context.clock()  # what came before is in the reports of the attempts
         for r in journal.rows():
             attempts.setdefault(r["problem_id"], []).append(r)
     rows, verified, worked = [], 0, 0
@@ -75,13 +81,15 @@ def run(config: Config, inputs: Mapping[str, Path], context: Context) -> Events:
         for r in right:
             if len(seen) < config.keep and r["text"].strip() not in seen:
                 seen.add(r["text"].strip())
-                rows.append(_row(p, r["text"].strip(), r["model"]))
+                rows.append(_row(p, r["text"].strip(), r))
                 verified += 1
         if config.solutions and p.solution and p.solution not in seen:
             if rewards.get(p.grader).grade(p.solution, p) != 1.0:
                 raise UserError(f"distill: the worked solution of problem {p.id} does not end in its answer")
-            rows.append(_row(p, p.solution, f"solver of {p.source.split(' ')[0] or 'the source'}"))
+            rows.append(_row(p, p.solution, _recorded(p, tokenizer)))
             worked += 1
+    if short and len(journal.chunks) < len(_chunks(short)) and config.keep and not rows:
+        return  # stopped before the first verified answer
     if not rows:
         raise UserError("distill: no verified trace; allow solutions or more samples")
     tried = sum(len(attempts.get(p.id, [])) for p in problems)
@@ -94,11 +102,27 @@ def _size(row: Mapping[str, Any]) -> tuple[int, str]:
     return len(row["tokens"]), row["text"]
 
 
-def _row(problem: Problem, text: str, model: str) -> dict[str, Any]:
+def _chunks(short: list[Problem]) -> list[list[Problem]]:
+    return [short[i : i + 48] for i in range(0, len(short), 48)]
+
+
+def _recorded(problem: Problem, tokenizer: Tokenizer) -> dict[str, Any]:
+    """The source's worked solution in a trace's words: nothing of it was sampled."""
+    tokens = [*tokenizer.encode(problem.solution or ""), tokenizer.end]
+    return {
+        "model": f"solver of {problem.source.split(' ')[0] or 'the source'}", "stop_reason": "recorded",
+        "prompt_tokens": list(tokenizer.chat(plain(problem))), "tokens": tokens, "sampled": [False] * len(tokens),
+        "logprobs": [0.0] * len(tokens),
+    }  # fmt: skip
+
+
+def _row(problem: Problem, text: str, trace: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "problem_id": problem.id,
         "messages": [{"role": "user", "content": problem.prompt}, {"role": "assistant", "content": text}],
-        "model": model,
+        **{k: trace[k] for k in ("model", "stop_reason", "prompt_tokens", "tokens", "logprobs")},
+        "sampled": [bool(s) for s in trace["sampled"]],
+        "text": text,
         "score": 1.0,
         "domain": problem.domain,
         "source": problem.source,
@@ -107,21 +131,19 @@ def _row(problem: Problem, text: str, model: str) -> dict[str, Any]:
 
 
 def _attempt(
-    config: Config, context: Context, short: list[Problem], attempts: Mapping[str, list[Any]], journal: Journal
-) -> Events:
+    config: Config, context: Context, short: list[Problem], attempts: Mapping[str, list[Any]], journal: Journal,
+    tokenizer: Tokenizer,
+) -> Events:  # fmt: skip
     """Plain sampling for problems with too few recorded attempts."""
     from shoestring.generate.engine import Engine, Request
     from shoestring.generate.sampling import request_seed
-    from shoestring.models.tokenizer import Tokenizer
-    from shoestring.stages.prompts import plain
     from shoestring.stages.workbench import open_model, sample, trace_row
 
-    chunks = [short[i : i + 48] for i in range(0, len(short), 48)]
+    chunks = _chunks(short)
     if all(f"{i}" in journal.chunks for i in range(len(chunks))):
         return
-    tokenizer = Tokenizer(context.base)
     model, _ = open_model(context)
-    engine, pace = Engine(model, 96), Pace(60.0)
+    engine, pace = Engine(model, 96), context.first(60.0)
     for i, chunk in enumerate(chunks):
         if f"{i}" in journal.chunks:
             continue

@@ -15,7 +15,7 @@ from shoestring.estimate.flops import generation_flops
 from shoestring.estimate.memory import decoding_bytes
 from shoestring.records import Artifact, Problem, StepReport, UserError
 from shoestring.stages import scoring
-from shoestring.stages.context import Context, Events, Facts, Forecast, Journal, Pace, write_json, write_lines
+from shoestring.stages.context import Context, Events, Facts, Forecast, Journal, write_json, write_lines
 
 PROMPT, NEW = 58, 30
 
@@ -60,6 +60,12 @@ def forecast(config: Config, facts: Facts) -> Forecast:
     )
 
 
+def reads(config: Config, trained: bool) -> list[tuple[str, str]]:
+    """(source, split) of everything that will be read, so that a wrong file is found before a dollar is spent."""
+    shots = [(s, "train") for s in config.sources] if config.shots and not trained else []
+    return [(s, "test") for s in (*config.sources, *config.untrained)] + shots
+
+
 @dataclass(frozen=True)
 class _Ask:
     problem: Problem
@@ -100,7 +106,7 @@ def run(config: Config, inputs: Mapping[str, Path], context: Context) -> Events:
     chunks = [order[i : i + size] for i in range(0, len(order), size)]
     tokenizer = Tokenizer(context.base)
     model, _ = open_model(context)
-    engine, pace = Engine(model, size), Pace(60.0)
+    engine, pace = Engine(model, size), context.first(60.0)
     lenient = rewards.get("lenient")
     for i, chunk in enumerate(chunks):
         if f"{i}" in journal.chunks:
@@ -129,14 +135,13 @@ def run(config: Config, inputs: Mapping[str, Path], context: Context) -> Events:
         right = sum(r["strict"] for r in rows) / len(rows)
         yield StepReport(context.stage, i + 1, len(chunks), seconds, tokens, tokens, reward=right)
     head: dict[str, Any] = {"measured": context.model_name, "usd": context.accrued()}
-    if config.heldout:
-        if (yield context.intent(len(chunks), 20.0, "loss on plain text")) == "stop":
-            return
+    upper = min(20.0, context.planned_seconds)
+    # without money for it the score stands without the loss
+    if config.heldout and (yield context.intent(len(chunks) + 1, upper, "loss on plain text")) != "stop":
         began = context.clock()
-        head["loss"], head["loss_tokens"] = plain_text_loss(model, tokenizer)
-        yield StepReport(
-            context.stage, len(chunks), len(chunks), context.clock() - began, head["loss_tokens"], head["loss_tokens"]
-        )
+        head["loss"], n = plain_text_loss(model, tokenizer)
+        head["loss_tokens"] = n
+        yield StepReport(context.stage, len(chunks) + 1, len(chunks) + 1, context.clock() - began, n, n)
     verdicts = context.run_dir / "verdicts"
     ordered = sorted(journal.rows(), key=lambda r: r["at"])
     place = context.position

@@ -16,7 +16,7 @@ from pathlib import Path
 from shoestring.estimate.flops import generation_flops, training_flops
 from shoestring.estimate.memory import rollout_training_bytes
 from shoestring.records import Artifact, Example, Problem, StepReport, Trace, UserError
-from shoestring.stages.context import Context, Events, Facts, Forecast, Pace, read_lines
+from shoestring.stages.context import Context, Events, Facts, Forecast, read_lines
 
 PROMPT, NEW, VARIED = 58, 30, 0.6  # forecast only: tokens, and the share of groups with variance
 
@@ -141,7 +141,7 @@ def run(config: Config, inputs: Mapping[str, Path], context: Context) -> Events:
     engine = Engine(model, config.prompts * config.group)
     clip = Clip(config.clip_low, config.clip_high, config.temperature)
     stop = frozenset([tokenizer.end])
-    pace, saved_at = Pace(60.0), context.clock()
+    pace, saved_at = context.first(60.0), context.clock()
     while step < config.steps:
         if (yield context.intent(step + 1, pace.upper())) == "stop":
             yield saves.save(context.stage, step, optimiser.tensors(), {}, final=False)

@@ -15,7 +15,7 @@ from typing import Any
 from shoestring.estimate.flops import training_flops
 from shoestring.estimate.memory import training_bytes
 from shoestring.records import Artifact, Example, StepReport, UserError
-from shoestring.stages.context import Context, Events, Facts, Forecast, Pace, read_lines
+from shoestring.stages.context import Context, Events, Facts, Forecast, read_lines
 
 TRACE, OWN, WHOLE = (
     31,
@@ -114,7 +114,7 @@ def run(config: Config, inputs: Mapping[str, Path], context: Context) -> Events:
     if latest is not None:
         optimiser.restore(read_tensors(latest.path))
         step = latest.step
-    pace, saved_at = Pace(45.0), context.clock()
+    pace, saved_at = context.first(45.0), context.clock()
     while step < total:
         if (yield context.intent(step + 1, pace.upper())) == "stop":
             yield saves.save(context.stage, step, optimiser.tensors(), {}, final=False)

@@ -12,6 +12,7 @@ import os
 import shutil
 import threading
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +37,15 @@ class Checkpoints:
     def save(
         self, stage: str, step: int, tensors: Mapping[str, torch.Tensor], state: Mapping[str, Any], final: bool = False
     ) -> Checkpoint:
-        """Write step-N. Returns at once unless `final`; the directory is valid after `wait`. OSError → UserError."""
+        """Write step-N. Returns at once unless `final`; the directory is valid after `wait`. OSError → UserError.
+
+        A step that stands whole is not written again: a step number names one set of weights of a stage.
+        """
         self.wait()
         parent = self.latest()
         path = self.root / f"step-{step}"
-        if parent and parent.path == path and (parent.stage, parent.final) == (stage, final):
-            return parent  # a run resumed and stopped at once: what stands is these weights, and removing it risks them
+        if parent and parent.path == path and parent.stage == stage:
+            return self._again(parent, final)
         manifest = {
             "stage": stage,
             "step": step,
@@ -65,14 +69,20 @@ class Checkpoints:
             self.wait()
         return Checkpoint(path, stage, step, self.recipe_hash, manifest["parent"], final)
 
+    def _again(self, standing: Checkpoint, final: bool) -> Checkpoint:
+        """The step stands whole already (resumed and stopped at once): the same weights, so they are not risked."""
+        if standing.final == final:
+            return standing
+        try:
+            _write_manifest(standing.path, {**read_manifest(standing.path), "final": final})
+        except OSError as e:
+            raise UserError(f"{standing.path}: the manifest could not be written ({e}); use --resume") from None
+        return replace(standing, final=final)
+
     def _commit(self, path: Path, manifest: Mapping[str, Any]) -> None:
         try:
             _sync(path / STATE)
-            part = path / (MANIFEST + ".part")
-            part.write_text(json.dumps(manifest, indent=2) + "\n")
-            _sync(part)
-            os.replace(part, path / MANIFEST)
-            _sync(path)
+            _write_manifest(path, manifest)
             _sync(self.root)
             for old in self._valid()[: -self.keep]:
                 (old / MANIFEST).unlink()
@@ -124,6 +134,14 @@ def read_tensors(path: Path, prefix: str = "") -> dict[str, torch.Tensor]:
             return {k: f.get_tensor(k) for k in f.keys() if k.startswith(prefix)}  # noqa: SIM118
     except (OSError, SafetensorError) as e:
         raise UserError(f"{path / STATE}: unreadable checkpoint ({e})") from None
+
+
+def _write_manifest(path: Path, manifest: Mapping[str, Any]) -> None:
+    part = path / (MANIFEST + ".part")
+    part.write_text(json.dumps(manifest, indent=2) + "\n")
+    _sync(part)
+    os.replace(part, path / MANIFEST)
+    _sync(path)
 
 
 def _sync(path: Path) -> None:

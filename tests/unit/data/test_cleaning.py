@@ -3,7 +3,7 @@
 import pytest
 
 from shoestring.data import dedupe, quality, traps
-from shoestring.data.decontaminate import decontaminate
+from shoestring.data.decontaminate import decontaminate, expression_key
 from shoestring.data.funnel import Funnel
 from shoestring.data.keys import procedural_families
 from shoestring.data.sources import load
@@ -150,3 +150,13 @@ def test_funnel() -> None:
         with pytest.raises(ValueError, match="funnel step"):
             funnel.add("wrong", before, after, "")
     assert Funnel.reasons({}) == "nothing dropped"
+
+
+def test_one_expression_is_one_problem_across_families() -> None:
+    same = ["arithmetic problem: 3 + 5 =", "Calculate 5 - -3.", "Calculate ( -5 + 3 )."]
+    assert len({expression_key(p) for p in same}) == 1
+    assert expression_key("Solve: 3 * 5.") != expression_key("problem: 3 + 5 =")
+    assert expression_key("the LCM of these numbers: 3, 5") is None
+    train = [Problem.make("Calculate 5 - -3.", "8", domain="basic_arithmetic")]
+    test = [Problem.make("arithmetic problem: 3 + 5 =", "8", domain="chain_sum")]
+    assert decontaminate(train, test).kept == []

@@ -30,22 +30,24 @@ def chain(expression: str) -> str:
         ("products", "Solve: 6 * 47.", "282", "6*40=240, 6*7=42, 240+42=282\nAnswer: 282"),
         ("products", "Solve: 98 * 93.", "9114", "98*90=8820, 98*3=294, 8820+294=9114\nAnswer: 9114"),
         ("products", "Solve: 20 * 37.", "740", "37*20=740\nAnswer: 740"),
-        ("lcm", "Find the LCM of these numbers: 9, 12", "36", "12, 24, 36=4*9\nAnswer: 36"),
-        ("lcm", "Find the LCM of these numbers: 4, 16", "16", "16=4*4\nAnswer: 16"),
-        ("lcm", "Find the LCM of these numbers: 18, 20", "180", "gcd 2, 18/2=9, 9*20=180\nAnswer: 180"),
+        ("lcm", "Find the LCM of these numbers: 9, 12", "36", "12=1*9+3, 9=3*3+0, 9/3=3, 3*10=30, 3*2=6, 30+6=36\nAnswer: 36"),
+        ("lcm", "Find the LCM of these numbers: 4, 16", "16", "16=4*4+0\nAnswer: 16"),
+        ("lcm", "Find the LCM of these numbers: 18, 20", "180", "20=1*18+2, 18=9*2+0, 18/2=9, 9*20=180\nAnswer: 180"),
         ("gcd", "Find the GCD of these numbers: 12, 20. Give only", "4", "20=1*12+8, 12=1*8+4, 8=2*4+0\nAnswer: 4"),
         (
             "number_format",
             NUMBER_FORMAT.format("largest", "12.500000 1.307e+01"),
             "13.07",
-            "12.5 vs 13.07: 13.07 is larger\nAnswer: 13.07",
+            "12.5 13.07: 12<13, largest 13.07\nAnswer: 13.07",
         ),
         (
             "number_format",
             NUMBER_FORMAT.format("smallest", "1,200.0 1201.5"),
             "1200.0",
-            "1200.0 vs 1201.5: 1200.0 is smaller\nAnswer: 1200.0",
+            "1200.0 1201.5: 1200<1201, smallest 1200.0\nAnswer: 1200.0",
         ),
+        ("basic_arithmetic", "Calculate -7 - 3 * -5.", "8", "3*-5=-15, -7--15=8\nAnswer: 8"),
+        ("basic_arithmetic", "Calculate ( ( 9 / 3 ) * -8 ).", "-24", "9/3=3, 3*-8=-24\nAnswer: -24"),
         ("number_sequence", "8, 11, 14, 17, ?", "20", "+3 +3 +3: 17+3=20\nAnswer: 20"),
         ("number_sequence", "5, 2, 1, 0, ?", "0", "//2 //2 //2: 0//2=0\nAnswer: 0"),
         ("number_sequence", "5, 5, 10, 15, 25, ?", "40", "15+10=25: 25+15=40\nAnswer: 40"),
@@ -118,8 +120,8 @@ def test_shipped_solutions(shipped) -> None:
         for r in solved:
             assert equal(extract(r["solution"]), r["answer"])
             assert r["solution"].endswith(f"\nAnswer: {r['answer']}")
-            assert len(r["solution"]) <= 70
-            if name not in ("number_format",):
+            assert len(r["solution"]) <= 90
+            if name != "number_format":
                 check_steps(r["solution"].replace("gcd", ""))
         if name in ("chain_sum", "products", "lcm", "number_format", "gcd"):
             assert len(solved) == len(rows), name

@@ -24,8 +24,6 @@ def test_bundled() -> None:
         load("bundled:chainsum")
     with pytest.raises(UserError, match="there are basic_arithmetic"):
         load("bundled:")
-    with pytest.raises(UserError, match="split 'train'"):
-        load("bundled:basic_arithmetic", "train")
     with pytest.raises(UserError, match="unknown split"):
         load("bundled:lcm", "dev")  # type: ignore[arg-type]
     assert "lcm" in bundled.families()

@@ -1,0 +1,141 @@
+"""Packed attention against its slow twin: each sequence unpacked, one masked softmax, plain autograd."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from hypothesis import given, settings  # noqa: E402
+from hypothesis import strategies as st  # noqa: E402
+
+from shoestring.models.attention import SHORT, attend, plan_attention  # noqa: E402
+from shoestring.records import Document  # noqa: E402
+
+HEADS, KV, DIM = 4, 2, 6
+WIDTH = (HEADS + 2 * KV) * DIM
+
+
+def layout(shapes: list[int | tuple[int, list[int]]]) -> tuple[list[Document], int]:
+    """Documents from lengths, or (trunk, branch lengths)."""
+    documents, at = [], 0
+    for s in shapes:
+        if isinstance(s, int):
+            documents.append(Document(at, at + s))
+            at += s
+            continue
+        trunk, lengths = s
+        start, branches = at, []
+        at += trunk
+        for n in lengths:
+            branches.append((at, at + n))
+            at += n
+        documents.append(Document(start, at, trunk, tuple(branches)))
+    return documents, at
+
+
+def naive(qkv: Any, documents: list[Document]) -> Any:
+    """Every trunk + branch by itself; a trunk's rows are read from the trunk alone."""
+
+    def one(rows: list[int]) -> Any:
+        x = qkv[rows].view(len(rows), HEADS + 2 * KV, DIM)
+        q, k, v = x[:, :HEADS], x[:, HEADS : HEADS + KV], x[:, HEADS + KV :]
+        k, v = (t.repeat_interleave(HEADS // KV, dim=1) for t in (k, v))
+        s = torch.einsum("qhd,khd->hqk", q, k) / DIM**0.5
+        s = s.masked_fill(torch.ones(len(rows), len(rows)).triu(1).bool(), float("-inf"))
+        return torch.einsum("hqk,khd->qhd", s.softmax(-1), v).reshape(len(rows), -1)
+
+    pieces: list[Any] = [None] * qkv.shape[0]
+    for d in documents:
+        sequences = [[*range(d.start, d.start + d.trunk), *range(a, b)] for a, b in d.branches]
+        for rows in sequences or [list(range(d.start, d.end))]:
+            for row, out in zip(rows, one(rows), strict=True):
+                pieces[row] = out
+    return torch.stack(pieces)
+
+
+def check(documents: list[Document], rows: int, tolerance: float = 2e-5) -> None:
+    g = torch.Generator().manual_seed(rows)
+    qkv = torch.randn(rows, WIDTH, generator=g)
+    upstream = torch.randn(rows, HEADS * DIM, generator=g)
+    a, b = qkv.clone().requires_grad_(), qkv.clone().double().requires_grad_()
+    ours = attend(a, plan_attention(documents, rows), HEADS, KV, DIM)
+    twin = naive(b, documents)
+    assert torch.allclose(ours.double(), twin, atol=tolerance)
+    ours.backward(upstream)
+    twin.backward(upstream.double())
+    assert torch.allclose(a.grad.double(), b.grad, atol=tolerance * 5)
+
+
+@pytest.mark.parametrize(
+    "shapes",
+    [
+        [1],
+        [5, 1, 9],
+        [30, 31, 4, 4, 4, 90],
+        [(7, [3, 4, 5])],
+        [(7, [3, 4, 5]), 12, (1, [1, 1]), 40],
+        [(20, [1, 30])],
+        [(9, [0, 4])],
+        [SHORT, SHORT + 1, 3],
+        [SHORT + 40, SHORT + 9],
+        [(SHORT + 20, [5, 9]), (10, [SHORT + 5, 3])],
+        [(4, [SHORT + 1, SHORT + 30])],
+    ],
+    ids=str,
+)
+def test_outputs_and_gradients_are_those_of_the_sequences_alone(shapes: Any) -> None:
+    check(*layout(shapes))
+
+
+shape = st.one_of(st.integers(1, 40), st.tuples(st.integers(1, 30), st.lists(st.integers(1, 25), min_size=2, max_size=5)))
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(shape, min_size=1, max_size=7))
+def test_any_layout(shapes: list[Any]) -> None:
+    check(*layout(shapes))
+
+
+def test_a_document_does_not_see_its_neighbours() -> None:
+    documents, rows = layout([12, (6, [4, 5]), 8])
+    qkv = torch.randn(rows, WIDTH, generator=torch.Generator().manual_seed(1))
+    before = attend(qkv, plan_attention(documents, rows), HEADS, KV, DIM)
+    changed = qkv.clone()
+    changed[18:22] += 3.0  # the first branch
+    after = attend(changed, plan_attention(documents, rows), HEADS, KV, DIM)
+    same = [r for r in range(rows) if not 18 <= r < 22]
+    assert torch.equal(before[same], after[same])
+    assert not torch.allclose(before[18:22], after[18:22])
+
+
+def test_the_plan_covers_every_row_once_and_pads_little() -> None:
+    rng = random.Random(5)
+    shapes: list[Any] = [rng.randint(20, 120) for _ in range(40)]
+    shapes += [(rng.randint(30, 60), [rng.randint(5, 40) for _ in range(8)]) for _ in range(5)]
+    documents, rows = layout(shapes)
+    plan = plan_attention(documents, rows)
+    assert sorted(plan.query_rows[plan.scatter].tolist()) == list(range(rows))
+    assert len(set(plan.scatter.tolist())) == rows
+    assert len(plan.buckets) < 20
+    padded = sum(b.queries.numel() * b.keys.shape[1] for b in plan.buckets)
+    own = sum(float((b.bias == 0).sum()) for b in plan.buckets)  # padding rows see everything, so this is generous
+    assert padded < 3 * own
+    assert not plan.once and plan_attention(*layout([4, 5])).once
+
+
+@pytest.mark.parametrize("shapes", [[40, 9, 33], [(16, [7, 20, 5]), 30], [SHORT + 8, (SHORT + 2, [9, 4])]], ids=str)
+def test_bf16_stays_near_fp32(shapes: Any) -> None:
+    documents, rows = layout(shapes)
+    qkv = torch.randn(rows, WIDTH, generator=torch.Generator().manual_seed(3)).bfloat16()
+    narrow, wide = qkv.clone().requires_grad_(), qkv.float().requires_grad_()
+    a = attend(narrow, plan_attention(documents, rows), HEADS, KV, DIM)
+    b = naive(wide, documents)
+    assert a.dtype == torch.bfloat16 and torch.allclose(a.float(), b, atol=3e-2)
+    a.float().pow(2).sum().backward()
+    b.pow(2).sum().backward()
+    scale = float(wide.grad.abs().max())
+    assert float((narrow.grad.float() - wide.grad).abs().max()) < 3e-2 * scale

@@ -1,0 +1,102 @@
+"""A stage run on a tiny model: a real folder, a tokenizer of letters, a clock of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+class Letters:
+    """The tokenizer's stand-in: one token a letter; 0 opens the answer, 1 ends it."""
+
+    end = 1
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def chat(self, messages: Any) -> tuple[int, ...]:
+        return (*self.encode("".join(m["content"] for m in messages)), 0)
+
+    def encode(self, text: str) -> tuple[int, ...]:
+        return tuple(2 + ord(c) % 50 for c in text)
+
+    def decode(self, ids: Any) -> str:
+        return "".join(chr(100 + t) for t in ids if t > 1)
+
+
+@pytest.fixture(scope="session")
+def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("base")
+    config = transformers.LlamaConfig(
+        hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+        vocab_size=61, max_position_embeddings=256, tie_word_embeddings=True, initializer_range=0.2,
+    )  # fmt: skip
+    transformers.LlamaForCausalLM(config).save_pretrained(path)
+    return path
+
+
+@pytest.fixture
+def make_context(tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """make(run_dir, stage, **rest) → a Context in which every clock reading is one second later."""
+    from shoestring.estimate.flops import ModelShape
+    from shoestring.estimate.machine import prior
+    from shoestring.models import tokenizer
+    from shoestring.stages.context import Context
+
+    monkeypatch.setattr(tokenizer, "Tokenizer", Letters)
+    now = [0.0]
+
+    def clock() -> float:
+        now[0] += 1.0
+        return now[0]
+
+    def make(run_dir: Path, stage: str, **rest: Any) -> Context:
+        base: dict[str, Any] = dict(
+            stage=stage, seed=3, recipe_hash="hash", run_dir=run_dir, folder=run_dir / "work" / stage,
+            checkpoints=run_dir / "checkpoints" / stage, base=tiny_base, weights=None, model_name="base",
+            machine="x/machine-second", shape=ModelShape(2, 32, 4, 2, 8, 48, 61, True), profile=prior(frozenset(), 1),
+            inputs={}, usd=lambda seconds: seconds * 1e-5, accrued=lambda: 0.0, clock=clock, checkpoint_seconds=1e9,
+        )  # fmt: skip
+        return Context(**(base | rest))
+
+    return make
+
+
+@pytest.fixture
+def drive() -> Callable[..., list[Any]]:
+    """drive(events, until) → everything that was yielded; the answer is "stop" from the step `until` on."""
+
+    def answer(events: Any, until: int | None = None) -> list[Any]:
+        from shoestring.records import Intent
+
+        out: list[Any] = []
+        reply = None
+        while True:
+            try:
+                event = events.send(reply)
+            except StopIteration:
+                return out
+            out.append(event)
+            reply = None
+            if isinstance(event, Intent):
+                reply = "stop" if until is not None and event.step > until else "go"
+
+    return answer
+
+
+@pytest.fixture
+def final_state() -> Callable[[Path], dict[str, Any]]:
+    def read(folder: Path) -> dict[str, Any]:
+        from shoestring.train.checkpoints import Checkpoints, read_tensors
+
+        found = Checkpoints(folder, "hash").latest()
+        assert found is not None and found.final
+        return read_tensors(found.path)
+
+    return read

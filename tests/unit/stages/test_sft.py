@@ -1,0 +1,141 @@
+"""Supervised fine-tuning: the order of the traces, the number of steps, and resuming to the same weights."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shoestring.records import Artifact, Checkpoint, Intent, StepReport, UserError
+from shoestring.stages import sft
+from shoestring.stages.context import write_lines
+from shoestring.stages.sft import Config, batch_of, steps_of
+
+
+@given(st.integers(1, 50), st.integers(1, 20), st.integers(0, 3))
+def test_each_epoch_has_every_trace_once(traces: int, batch: int, seed: int) -> None:
+    config = Config(batch=batch)
+    epochs = 3
+    steps = -(-epochs * traces // batch)
+    flat = [i for s in range(steps) for i in batch_of(config, seed, s, traces)]
+    assert all(len(batch_of(config, seed, s, traces)) == batch for s in range(steps))
+    for epoch in range(epochs):
+        assert sorted(flat[epoch * traces : (epoch + 1) * traces]) == list(range(traces))
+
+
+def test_order_is_a_function_of_seed_and_step() -> None:
+    config = Config(batch=7)
+    orders = {tuple(i for s in range(9) for i in batch_of(config, seed, s, 21)) for seed in range(5)}
+    assert len(orders) == 5
+    assert batch_of(config, 1, 4, 21) == batch_of(config, 1, 4, 21)
+    first, second = ([i for s in (a, a + 1, a + 2) for i in batch_of(config, 0, s, 21)] for a in (0, 3))
+    assert first != second and Counter(first) == Counter(second)
+
+
+def test_steps_follow_epochs() -> None:
+    assert steps_of(Config(epochs=2, batch=32), 64) == 4
+    assert steps_of(Config(epochs=1.5, batch=8), 16) == 3
+    assert steps_of(Config(epochs=1, batch=32), 3) == 1
+
+
+@pytest.mark.parametrize("bad", [{"epochs": 0}, {"batch": -1}, {"lr": 0.0}, {"rows": 0}, {"warmup": 1.0}])
+def test_a_config_that_cannot_train_is_refused(bad: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(bad))):
+        Config(**bad)
+
+
+CONFIG = Config(epochs=3, batch=4, lr=1e-2, rows=64)
+
+
+@pytest.fixture
+def traces(tmp_path: Path) -> dict[str, Path]:
+    rows = [
+        {
+            "problem_id": f"p{i}",
+            "messages": [
+                {"role": "user", "content": f"please add {i} and {i + 1}"},
+                {"role": "assistant", "content": f"it is {2 * i + 1}"},
+            ],
+        }
+        for i in range(10)
+    ]
+    return {"traces": write_lines(tmp_path / "traces.jsonl", rows)}
+
+
+def run(make_context: Any, drive: Any, where: Path, inputs: Any, until: int | None = None, **rest: Any) -> list[Any]:
+    return drive(sft.run(CONFIG, inputs, make_context(where, "sft", **rest)), until)
+
+
+def test_a_run_learns_and_says_what_it_did(make_context: Any, drive: Any, traces: Any, tmp_path: Path) -> None:
+    events = run(make_context, drive, tmp_path / "a", traces)
+    reports = [e for e in events if isinstance(e, StepReport)]
+    intents = [e for e in events if isinstance(e, Intent)]
+    assert [r.step for r in reports] == [i.step for i in intents] == list(range(1, 9))
+    assert reports[-1].loss < 0.7 * reports[0].loss
+    assert all(r.useful_tokens < r.tokens < r.extra["plain_rows"] and r.seconds > 0 and r.flops > 0 for r in reports)
+    *_, checkpoint, weights = events
+    assert isinstance(checkpoint, Checkpoint) and checkpoint.final and checkpoint.step == 8
+    assert isinstance(weights, Artifact) and weights.path == checkpoint.path and weights.meta["model"] == "sft"
+
+
+@pytest.mark.parametrize("stops", [[0], [1], [5], [2, 3, 7], [4, 4]])
+def test_stopped_and_resumed_is_uninterrupted_bit_for_bit(
+    stops: list[int], make_context: Any, drive: Any, traces: Any, tmp_path: Path, final_state: Any
+) -> None:
+    import torch
+
+    whole = run(make_context, drive, tmp_path / "whole", traces)
+    parts = []
+    for until in stops:
+        part = run(make_context, drive, tmp_path / "parts", traces, until)
+        assert isinstance(part[-1], Checkpoint) and part[-1].step == until and not part[-1].final
+        parts += part
+    parts += run(make_context, drive, tmp_path / "parts", traces)
+    losses = [[(e.step, e.loss) for e in events if isinstance(e, StepReport)] for events in (whole, parts)]
+    assert losses[0] == losses[1]
+    a, b = (final_state(tmp_path / where / "checkpoints" / "sft") for where in ("whole", "parts"))
+    assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_killed_between_checkpoints_replays_to_the_same_weights(
+    make_context: Any, drive: Any, traces: Any, tmp_path: Path, final_state: Any
+) -> None:
+    import torch
+
+    run(make_context, drive, tmp_path / "whole", traces)
+    events = sft.run(CONFIG, traces, make_context(tmp_path / "cut", "sft", checkpoint_seconds=10.0))
+    saved, reply = [], None
+    while True:
+        event = events.send(reply)
+        reply = "go" if isinstance(event, Intent) else None
+        if isinstance(event, Checkpoint):
+            saved.append(event.step)
+        if isinstance(event, Intent) and saved and event.step > saved[0] + 2:
+            break
+    assert len(saved) == 1  # two steps were done after it
+    events.gi_frame.f_locals["saves"].wait()
+    events.close()
+    resumed = run(make_context, drive, tmp_path / "cut", traces)
+    assert next(e for e in resumed if isinstance(e, StepReport)).step == saved[0] + 1
+    a, b = (final_state(tmp_path / where / "checkpoints" / "sft") for where in ("whole", "cut"))
+    assert all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_a_finished_stage_run_again_keeps_its_result(make_context: Any, drive: Any, traces: Any, tmp_path: Path) -> None:
+    run(make_context, drive, tmp_path / "a", traces)
+    manifest = tmp_path / "a" / "checkpoints" / "sft" / "step-8" / "manifest.json"
+    stamp = manifest.stat().st_mtime_ns
+    events = run(make_context, drive, tmp_path / "a", traces)
+    assert [type(e) for e in events] == [Checkpoint, Artifact] and manifest.stat().st_mtime_ns == stamp
+
+
+def test_missing_or_empty_traces_are_one_clear_line(make_context: Any, drive: Any, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="needs traces; put a distill stage before it"):
+        run(make_context, drive, tmp_path, {})
+    empty = write_lines(tmp_path / "none.jsonl", [])
+    with pytest.raises(UserError, match="no traces"):
+        run(make_context, drive, tmp_path, {"traces": empty})
