@@ -94,10 +94,11 @@ def _fraction(key: str) -> float:
 
 def build(family: Family) -> tuple[list[dict[str, str | None]], Counter[str]]:
     """The rows of one family, train first, in the generator's order, and how many drawn problems were left out why."""
-    import reasoning_gym
+    import reasoning_gym  # pyright: ignore[reportMissingImports]
 
     data = reasoning_gym.create_dataset(family.generator or family.name, seed=SEED, size=family.draws, **family.config)
-    source = f"{GENERATOR} {VERSION} {family.generator or family.name} {json.dumps(dict(family.config), sort_keys=True)} seed={SEED}"
+    config = json.dumps(dict(family.config), sort_keys=True)
+    source = f"{GENERATOR} {VERSION} {family.generator or family.name} {config} seed={SEED}"
     home: dict[str, str] = {}
     rows: dict[str, list[dict[str, str | None]]] = {"train": [], "test": []}
     tests: Counter[int] = Counter()

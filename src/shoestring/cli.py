@@ -13,6 +13,7 @@ import os  # noqa: E402
 import sys  # noqa: E402
 from collections.abc import Sequence  # noqa: E402
 from pathlib import Path  # noqa: E402
+from typing import Any  # noqa: E402
 
 from shoestring import __version__  # noqa: E402
 from shoestring.records import UserError  # noqa: E402
@@ -87,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _console() -> object:
+def _console() -> Any:
     from rich.console import Console
 
     return Console()

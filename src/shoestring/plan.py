@@ -151,8 +151,9 @@ def refuse_if_too_small(plan: Plan) -> None:
     least = plan.least_usd()
     if plan.recipe.budget < least:
         raise UserError(
-            f"{plan.recipe.path or plan.recipe.name}: budget {plan.recipe.budget} USD is too small to start: loading, curation, "
-            f"one minute of training and a score need about {least:.4f} USD here; raise the budget or shrink the stages"
+            f"{plan.recipe.path or plan.recipe.name}: budget {plan.recipe.budget} USD is too small to start: loading, "
+            f"curation, one minute of training and a score need about {least:.4f} USD here; "
+            "raise the budget or shrink the stages"
         )
 
 

@@ -102,7 +102,7 @@ def test_every_stage_ran_and_the_groups_had_variance(finished: Path) -> None:
     assert run["status"] == "finished" and run["attempts"] == 1
     assert [(s["name"], s["status"]) for s in run["stages"]] == [(s, "finished") for s in STAGES]
     rows = [m for m in metrics(finished) if m["stage"] == "grpo"]
-    assert [r["step"] for r in rows] == list(range(1, 25))
+    assert [r["step"] for r in rows] == list(range(1, 17))
     assert sum(r["groups"] - r["groups_without_variance"] for r in rows) >= 5, "the tests of GRPO would test nothing"
     losses = [m["loss"] for m in metrics(finished) if m["stage"] == "sft"]
     assert losses[-1] < 0.2 * losses[0]
@@ -184,6 +184,7 @@ def test_prices_into_a_closed_pipe(world: World) -> None:
     process.wait(60)
 
 
+@pytest.mark.slow
 def test_another_seed_is_another_run(world: World, finished: Path, tmp_path: Path) -> None:
     """And the same seed is the same run, to the last bit: nothing is left to time or to the hash seed."""
     recipe = world.recipe(tmp_path)

@@ -51,6 +51,7 @@ sources = ["{problems}"]
 max_new = 8
 per_family = 12
 shots = 1
+heldout = false
 
 [[stage]]
 use = "curate"
@@ -120,7 +121,7 @@ class World:
     env: dict[str, str] = field(default_factory=dict)
 
     def recipe(self, folder: Path, text: str = RECIPE, **values: Any) -> Path:
-        values = {"budget": "200 USD", "base": self.base, "problems": self.problems, "epochs": 30, "steps": 24} | values
+        values = {"budget": "200 USD", "base": self.base, "problems": self.problems, "epochs": 20, "steps": 16} | values
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / "tiny.toml"
         path.write_text(text.format(**values), encoding="utf-8")

@@ -60,7 +60,7 @@ class Decoder(nn.Module):
 
     def rope(self, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """cos, sin, each [N, head_dim / 2] fp32."""
-        angle = positions.to(torch.float32)[:, None] * self.inverse_frequency[None, :]
+        angle = positions.to(torch.float32)[:, None] * self.get_buffer("inverse_frequency")[None, :]
         return angle.cos(), angle.sin()
 
     def hidden(

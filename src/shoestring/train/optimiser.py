@@ -9,9 +9,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
+
+
+class FOREACH:
+    """torch's list operations, one kernel call for many tensors; torch.optim is built on the same."""
+
+    norm: Any = staticmethod(getattr(torch, "_foreach_norm"))  # noqa: B009  (not in torch's stubs)
+    mul_: Any = staticmethod(getattr(torch, "_foreach_mul_"))  # noqa: B009
+    zero_: Any = staticmethod(getattr(torch, "_foreach_zero_"))  # noqa: B009
+    copy_: Any = staticmethod(getattr(torch, "_foreach_copy_"))  # noqa: B009
 
 
 class MasterAdamW:
@@ -57,12 +67,12 @@ class MasterAdamW:
     def step(self, factor: float, max_norm: float) -> float:
         """Clip to `max_norm` (0: no clipping), update at lr * factor, zero the gradients; returns the norm before."""
         grads = list(self.grads.values())
-        norm = float(torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads))))
+        norm = float(torch.linalg.vector_norm(torch.stack(FOREACH.norm(grads))))
         if not math.isfinite(norm):
             self.zero()
             return norm
         if max_norm and norm > max_norm:
-            torch._foreach_mul_(grads, max_norm / (norm + 1e-6))
+            FOREACH.mul_(grads, max_norm / (norm + 1e-6))
         for group in self.inner.param_groups:
             group["lr"] = self.lr * factor
         for n, m in self.masters.items():
@@ -75,12 +85,12 @@ class MasterAdamW:
         return norm
 
     def zero(self) -> None:
-        torch._foreach_zero_(list(self.grads.values()))
+        FOREACH.zero_(list(self.grads.values()))
 
     def publish(self) -> None:
         """Copy the masters into the parameters that compute."""
         with torch.no_grad():
-            torch._foreach_copy_(list(self.parameters.values()), [self.masters[n] for n in self.parameters])
+            FOREACH.copy_(list(self.parameters.values()), [self.masters[n] for n in self.parameters])
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """Everything that a resumed run needs, by name: masters, first and second moments, step counts."""

@@ -36,9 +36,7 @@ def gguf(*tensors: str, tokens: int = 50, **changed: int | None) -> bytes:
     pairs = [text("general.architecture") + struct.pack("<I", 8) + text("llama")]
     pairs += [text(f"llama.{k}") + struct.pack("<II", 4, v) for k, v in numbers.items() if v is not None]
     pairs.append(
-        text("tokenizer.ggml.tokens")
-        + struct.pack("<IIQ", 9, 8, tokens)
-        + b"".join(text(f"t{i}") for i in range(tokens))
+        text("tokenizer.ggml.tokens") + struct.pack("<IIQ", 9, 8, tokens) + b"".join(text(f"t{i}") for i in range(tokens))
     )
     pairs.append(text("tokenizer.ggml.scores") + struct.pack("<IIQ", 9, 6, tokens) + bytes(4 * tokens))
     pairs.append(text("flag") + struct.pack("<I?", 7, True))
@@ -108,9 +106,7 @@ def test_bad_gguf(tmp_path: Path) -> None:
 
 @given(st.integers(0, 1500), st.binary(max_size=20), st.integers(0, 20))
 @settings(max_examples=200, deadline=None)
-def test_damaged_gguf_gives_only_user_errors(
-    tmp_path_factory: pytest.TempPathFactory, at: int, piece: bytes, cut: int
-) -> None:
+def test_damaged_gguf_gives_only_user_errors(tmp_path_factory: pytest.TempPathFactory, at: int, piece: bytes, cut: int) -> None:
     whole = gguf("token_embd.weight", "output.weight")
     path = tmp_path_factory.getbasetemp() / "damaged.gguf"
     for data in (whole[:at], whole[:at] + piece + whole[at + cut :]):

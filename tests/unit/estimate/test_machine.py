@@ -21,7 +21,9 @@ from shoestring.estimate.machine import (
 )  # fmt: skip
 from shoestring.records import Quantity
 
-CPUINFO = "processor\t: 0\ncpu family\t: 26\nmodel\t\t: 2\nmodel name\t: Some CPU\nflags\t\t: fpu avx512_bf16 sse\n\nprocessor\t: 1\n"
+CPUINFO = (
+    "processor\t: 0\ncpu family\t: 26\nmodel\t\t: 2\nmodel name\t: Some CPU\nflags\t\t: fpu avx512_bf16 sse\n\nprocessor\t: 1\n"
+)
 MEASURED = replace(prior([], 2), train_flops=Quantity(1, 2, 3, "measured"), basis="measured")
 
 
