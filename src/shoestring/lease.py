@@ -103,13 +103,15 @@ class Lease:
 
     def close(self, reason: str) -> None:
         """Post what is left (outcome "failed" after an error) and end the attempt."""
-        if reason == "failed":
-            self.settle(self.clock() - self.posted_until, "failed")
-        else:
-            self.settle()
-        self._stop.set()
-        if self._thread is not None:
-            self._thread.join()
+        try:
+            if reason == "failed":
+                self.settle(self.clock() - self.posted_until, "failed")
+            else:
+                self.settle()
+        finally:
+            self._stop.set()
+            if self._thread is not None:
+                self._thread.join()
         self.ledger.end(self.attempt, reason)
 
 

@@ -11,6 +11,7 @@ import json
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -95,7 +96,10 @@ class Pipeline:
         except OSError:
             raise UserError(f"{self.run_dir}: another process works on this run; wait for it or stop it") from None
         if exists:
-            self.state = json.loads((self.run_dir / RUN).read_text())
+            try:
+                self.state = json.loads((self.run_dir / RUN).read_text())
+            except ValueError:
+                raise UserError(f"{self.run_dir / RUN}: cannot be read; give the run another --name") from None
             if not self.resumed:
                 raise UserError(
                     f"{self.run_dir}: this run exists; add --resume to go on with it, or --name for a new one"
@@ -155,9 +159,8 @@ class Pipeline:
         self.lease.beat()
         self.attempt = attempt
         self._read_metrics()
-        handlers = (
-            {s: signal.signal(s, self._on_signal) for s in (signal.SIGINT, signal.SIGTERM)} if _main_thread() else {}
-        )
+        main = threading.current_thread() is threading.main_thread()
+        handlers = {s: signal.signal(s, self._on_signal) for s in (signal.SIGINT, signal.SIGTERM) if main}
         reason = "failed"
         try:
             self._stages()
@@ -369,16 +372,18 @@ class Pipeline:
             self.state.update(status="stopped", reason="interrupted; go on with --resume")
         elif reason == "failed" and self.state["status"] == "running":
             self.state.update(status="failed", reason=repr(sys.exc_info()[1]))
-        self.lease.close(reason)
-        self._save()
-        bill_of(self.run_dir, self.recipe, self.book)
-        page.write(self.run_dir)
-        if reason in ("done", "budget"):
-            forget_beat(self.run_dir)
-            self.state["closed"] = True  # a kill before this line leaves a run that --resume closes
+        try:
+            self.lease.close(reason)
             self._save()
-        self.ledger.close()
-        self._lock.close()
+            bill_of(self.run_dir, self.recipe, self.book)
+            page.write(self.run_dir)
+            if reason in ("done", "budget"):
+                forget_beat(self.run_dir)
+                self.state["closed"] = True  # a kill before this line leaves a run that --resume closes
+                self._save()
+        finally:  # a full disk must not leave the run locked
+            self.ledger.close()
+            self._lock.close()
 
 
 def bill_of(run_dir: Path, recipe: Recipe, book: PriceBook) -> dict[str, Any]:
@@ -387,9 +392,3 @@ def bill_of(run_dir: Path, recipe: Recipe, book: PriceBook) -> dict[str, Any]:
     data = bill.to_dict(made)
     write_json(run_dir / "bill.json", data)
     return data
-
-
-def _main_thread() -> bool:
-    import threading
-
-    return threading.current_thread() is threading.main_thread()

@@ -6,9 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from tiny_run import World, attempts, entries, steps_done, total, wait_for
-
-FIRST = 62.0  # seconds that may be used before the first step of GRPO has been seen, and a little more
+from tiny_run import RECIPE, World, attempts, entries, steps_done, total, wait_for
 
 
 def least(world: World, recipe: Path) -> float:
@@ -38,7 +36,30 @@ def stopped_under(run: Path, budget: float) -> dict:
     return state
 
 
-def test_stops_under_the_ceiling_and_goes_on_with_more(world: World, finished: Path, tmp_path: Path) -> None:
+def test_stops_before_a_stage_it_cannot_afford(world: World, tmp_path: Path) -> None:
+    """Too little is left for the first step of GRPO: the weights of SFT are scored; a bigger budget ends the recipe."""
+    head, _, rest = RECIPE.partition("[[stage]]")
+    text = head + "[[stage]]" + rest.partition("[[stage]]")[2]  # without the base's own score: the ceiling is near
+    recipe, run = world.recipe(tmp_path, text, steps=60, epochs=6), tmp_path / "tiny"
+    budget = least(world, recipe) + 1
+    first = world.run("run", recipe, "--runs", tmp_path, "--set", f"budget={budget} USD")
+    assert first.code == 0, first.err
+    state = stopped_under(run, budget)
+    assert state["model_name"] == "sft"
+    assert {s["name"]: s["status"] for s in state["stages"]}["grpo"] == "stopped"
+    assert steps_done(run, "grpo") == 0
+    before = entries(run)
+    world.ok("run", recipe, "--runs", tmp_path, "--resume", "--set", "budget=200 USD")
+    state = json.loads((run / "run.json").read_text())
+    assert state["status"] == "finished" and state["model_name"] == "grpo" and steps_done(run, "grpo") == 60
+    assert entries(run)[: len(before)] == before
+    scored = [r["model"] for r in json.loads((run / "scores.json").read_text())]
+    assert "grpo" in scored and "sft" not in scored, "the last evaluation was made again, of the last weights"
+    usable(run)
+
+
+@pytest.mark.slow
+def test_stops_in_the_middle_and_goes_on_with_more(world: World, tmp_path: Path) -> None:
     """The end of a long GRPO is not affordable: it stops in the middle, is scored, and a bigger budget goes on."""
     recipe, run = world.recipe(tmp_path, steps=100_000), tmp_path / "tiny"
     small = ["--set", "sft.epochs=6"]

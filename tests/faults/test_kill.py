@@ -28,7 +28,7 @@ def killed_at(world: World, recipe: Path, runs: Path, seconds: float, resume: bo
     return alive
 
 
-def check_money(run: Path, last_kill: float | None = None) -> None:
+def check_money(run: Path) -> None:
     found = attempts(run)
     for a in found.values():
         if a.reason == "killed":
@@ -44,10 +44,12 @@ def storm(world: World, finished: Path, runs: Path, kills: int, seed: int) -> No
     recipe, run = world.recipe(runs), runs / "tiny"
     rng = random.Random(seed)
     truth: dict[str, float] = {}
+    killed = 0
     for _ in range(kills):
         resume = (run / "run.json").exists()
         began = time.time()
-        alive = killed_at(world, recipe, runs, rng.uniform(0.3, 11.0), resume)
+        alive = killed_at(world, recipe, runs, rng.uniform(0.8, 5.5), resume)
+        killed += alive
         names = list(attempts(run))
         if names and names[-1] not in truth and attempts(run)[names[-1]].begun >= began - 0.5:
             truth[names[-1]] = time.time()
@@ -56,6 +58,7 @@ def storm(world: World, finished: Path, runs: Path, kills: int, seed: int) -> No
     else:
         resume = (run / "run.json").exists()
         world.ok("run", recipe, "--runs", runs, *(["--resume"] if resume else []), often=True)
+    assert killed >= 3
     same_end(run, finished)
     check_money(run)
     for name, died in truth.items():

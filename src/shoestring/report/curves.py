@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from . import charts, money
-from .load import RunFolder
+from .load import RunFolder, objects
 from .style import absent, figure, h, section, tag
 from .text import figure as number
 from .text import num, percent
@@ -15,8 +15,10 @@ from .text import num, percent
 def curves(run: RunFolder) -> str:
     title = "Learning curves"
     figures = []
+    sampled = {str(s.get("name")) for s in objects(run.run.get("stages")) if s.get("use") in ("evaluate", "curate", "distill")}
     for stage in run.stage_order():
-        figures += _stage_curves(stage, run.steps(stage))
+        if stage not in sampled:  # a chunk of an evaluation is no step of learning
+            figures += _stage_curves(stage, run.steps(stage))
     if not figures:
         return absent(title, run.why_absent("metrics.jsonl") or "no step was recorded")
     waste = money.without_variance(run)

@@ -29,7 +29,10 @@ def rows_of(run: RunFolder, benchmark: str) -> list[Row]:
 def shown(rows: Sequence[Row]) -> list[Row]:
     """One row a model and family: the strict one where there is one."""
     out: dict[tuple[str, str], Row] = {}
+    named = any(r.get("model") == "base" for r in rows)
     for r in rows:
+        if named and str(r.get("model")).startswith("base-"):
+            continue  # another way of asking the base model; "base" is the best of them
         key = (str(r.get("model")), str(r.get("family")))
         if key not in out or (out[key].get("extraction") == "lenient" and r.get("extraction") != "lenient"):
             out[key] = r
@@ -73,11 +76,16 @@ def overall_gain(run: RunFolder, first: Row, best: Row) -> tuple[float | None, t
 
 
 def strict_and_lenient(run: RunFolder) -> list[tuple[str, Row | None, Row | None]]:
-    """(model, strict macro row, lenient macro row) for every model, where any was scored both ways."""
+    """(model and prompting, strict macro row, lenient macro row), where any was scored both ways."""
     out: dict[str, list[Row | None]] = {}
     for r in rows_of(run, "unseen"):
         if str(r.get("family")) == "macro":
-            out.setdefault(str(r.get("model")), [None, None])[r.get("extraction") == "lenient"] = r
+            name = str(r.get("model"))
+            if name.startswith("base-") and r.get("prompting"):
+                name = f"base, {r['prompting']}"
+            elif name == "base":
+                continue
+            out.setdefault(name, [None, None])[r.get("extraction") == "lenient"] = r
     return [(m, a, b) for m, (a, b) in out.items()] if any(a and b for a, b in out.values()) else []
 
 

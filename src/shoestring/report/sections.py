@@ -189,7 +189,7 @@ def families(run: RunFolder) -> str:
         head = [("macro accuracy", "nw"), ("strict extraction", "r"), ("lenient extraction", "r")]
         body += "<h3>Is it reasoning, or only format?</h3>"
         body += "<p class='small'>Lenient extraction takes an answer from anywhere in the text. "
-        body += "A model that had only learnt the format would gain on the left and not on the right.</p>"
+        body += "The gain is counted from the best of the base model's scores, so the format alone earns nothing.</p>"
         body += table(
             head,
             ([h(m, 60), _score_cell(a), _score_cell(b)] for m, a, b in both_ways),

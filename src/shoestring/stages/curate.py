@@ -28,8 +28,9 @@ class Config:
     """sources: where problems come from; against: sources whose test problems must stay unseen.
 
     count: problems to choose; candidates: problems whose pass rate is measured; samples: answers each, after `shots`
-    worked examples. A problem answered right more often than `too_easy` leaves; a family whose mean pass rate is
-    outside [family_low, family_high] leaves whole. within: how a family's problems are drawn (see data.select).
+    worked examples, kindly read (the last number counts). A problem answered right more often than `too_easy` leaves;
+    a family whose mean pass rate is outside [family_low, family_high] leaves whole. within: how a family's problems
+    are drawn (see data.select).
     """
 
     sources: list[str] = field(default_factory=list)
@@ -130,7 +131,7 @@ def run(config: Config, inputs: Mapping[str, Path], context: Context) -> Events:
     yield from _measure(config, context, drawn, honest, journal)
     hits: dict[str, list[float]] = {}
     for row in journal.rows():
-        hits.setdefault(row["problem_id"], []).append(row["score"])
+        hits.setdefault(row["problem_id"], []).append(row["lenient"])
     if not hits:
         return  # stopped before the first answer
     drawn = [p for p in drawn if p.id in hits]  # a budget stop leaves some unmeasured
@@ -185,6 +186,7 @@ def _measure(config: Config, context: Context, drawn: list[Problem], pool: list[
     chunks = [mixed[i : i + size // config.samples or 1] for i in range(0, len(mixed), size // config.samples or 1)]
     if all(f"{i}" in journal.chunks for i in range(len(chunks))):
         return
+    from shoestring import rewards
     from shoestring.generate.engine import Engine, Request
     from shoestring.generate.sampling import request_seed
     from shoestring.models.tokenizer import Tokenizer
@@ -212,7 +214,10 @@ def _measure(config: Config, context: Context, drawn: list[Problem], pool: list[
                 requests.append(Request(prompt, config.max_new, config.temperature, seed, stop))
                 problems.append(p)
         traces = sample(engine, requests, problems, tokenizer, "base")
-        journal.append(f"{i}", [trace_row(t) for t in traces])
+        lenient = rewards.get("lenient")
+        journal.append(
+            f"{i}", [trace_row(t, lenient=lenient.grade(t.text, p)) for t, p in zip(traces, problems, strict=True)]
+        )
         seconds = context.clock() - began
         pace.add(seconds)
         tokens = sum(len(t.tokens) for t in traces)

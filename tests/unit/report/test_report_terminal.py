@@ -31,8 +31,8 @@ def test_plan() -> None:
     for expected in (
         "evaluate",
         "190k",
-        "$0.00361",
-        "0.0027–0.00451",
+        "0.0036",
+        "0.0027–0.0045",
         "simulated",
         "Budget: 0.05 USD",
         "Not in these dollars",

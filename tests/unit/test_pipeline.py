@@ -1,0 +1,316 @@
+"""The one loop, with stages made of a few lines and a clock that only they move. No torch."""
+
+from __future__ import annotations
+
+import errno
+import io
+import json
+import os
+import signal
+import time
+from collections.abc import Callable, Generator
+from decimal import Decimal
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from shoestring import export, pipeline, probe, recipe, stages
+from shoestring.estimate.flops import ModelShape
+from shoestring.estimate.machine import Profile
+from shoestring.pipeline import Pipeline
+from shoestring.records import Artifact, Checkpoint, Quantity, StepReport, UserError
+from shoestring.stages.context import Context, Facts, Forecast
+
+SHAPE = ModelShape(layers=2, hidden=32, heads=2, kv_heads=1, head_dim=16, intermediate=64, vocab=100, tied=True)
+TEXT = """
+name = "x"
+budget = "{budget} USD"
+rate = "3600 USD/hour"
+base = "org/model"
+[[stage]]
+use = "sft"
+[[stage]]
+use = "grpo"
+[[stage]]
+use = "evaluate"
+sources = ["bundled:lcm"]
+"""
+Stage = Callable[[Any, Any, Context], Generator]
+
+
+class World:
+    """Fake stages by name, a fake clock, and a run's folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.now = folder / "x", time.time()
+        self.stages: dict[str, Stage] = {
+            "sft": self.trains("sft", 4, 10.0), "grpo": self.trains("grpo", 4, 10.0), "evaluate": self.scores(5.0),
+        }  # fmt: skip
+        self.asked: list[tuple[str, int, str]] = []
+        self.seconds = {"sft": 40.0, "grpo": 40.0, "evaluate": 6.0}
+
+    def module(self, use: str) -> Any:
+        def forecast(config: Any, facts: Facts) -> Forecast:
+            return Forecast((facts.seconds(self.seconds[use]),), trains=use != "evaluate", essential=use == "evaluate")
+
+        return SimpleNamespace(forecast=forecast, run=lambda *a: self.stages[use](*a))
+
+    def trains(self, name: str, total: int, seconds: float, at: Callable[[int], None] = lambda step: None) -> Stage:
+        """A stage that keeps its step in a file when it is stopped, and a checkpoint at the end."""
+
+        def run(config: Any, inputs: Any, context: Context) -> Generator:
+            kept = context.folder / "step"
+            context.folder.mkdir(parents=True, exist_ok=True)
+            step = int(kept.read_text()) if kept.exists() else 0
+            while step < total:
+                answer = yield context.intent(step + 1, seconds * 1.5)
+                self.asked.append((name, step + 1, str(answer)))
+                if answer == "stop":
+                    kept.write_text(str(step))
+                    yield Checkpoint(context.checkpoints / f"step-{step}", name, step, context.recipe_hash)
+                    return
+                at(step + 1)
+                self.now += seconds
+                step += 1
+                yield StepReport(name, step, total, seconds, 10, 10, loss=1.0 / step)
+            yield Checkpoint(context.checkpoints / f"step-{total}", name, total, context.recipe_hash, final=True)
+            yield Artifact("weights", context.checkpoints / f"step-{total}")
+
+        return run
+
+    def scores(self, seconds: float) -> Stage:
+        def run(config: Any, inputs: Any, context: Context) -> Generator:
+            if (yield context.intent(1, context.first(60.0).upper())) == "stop":
+                return
+            self.now += seconds
+            yield StepReport(context.stage, 1, 1, seconds, reward=0.5)
+            verdicts = context.run_dir / "verdicts"
+            verdicts.mkdir(exist_ok=True)
+            (verdicts / f"{context.position:02d}-{context.model_name}.jsonl").write_text("{}\n")
+
+        return run
+
+    def pipeline(self, budget: str = "500", resume: bool = False, text: str = TEXT) -> Pipeline:
+        made = recipe.loads(text.format(budget=budget), stages.configs())
+        return Pipeline(made, self.folder, Console(file=io.StringIO()), resume, self.now, lambda: self.now)
+
+    def state(self) -> dict[str, Any]:
+        return json.loads((self.folder / "run.json").read_text())
+
+    def bill(self) -> dict[str, float]:
+        sums: dict[str, float] = {}
+        for line in json.loads((self.folder / "bill.json").read_text())["lines"]:
+            sums[line["outcome"]] = sums.get(line["outcome"], 0.0) + float(line["amount"])
+        return sums
+
+    def statuses(self) -> dict[str, str]:
+        return {r["name"]: r["status"] for r in self.state()["stages"]}
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    made = World(tmp_path)
+    rate = Quantity(1e9, 1e9, 1e9, "measured")
+    profile = Profile(rate, rate, rate, rate, rate, "measured")
+    configs = stages.configs()
+    monkeypatch.setattr(stages, "configs", lambda: configs)
+    monkeypatch.setattr(stages, "module", made.module)
+    for module in (pipeline, pipeline.plan, export):
+        monkeypatch.setattr(module, "model_shape", lambda base: SHAPE)
+    monkeypatch.setattr(pipeline.plan, "current_profile", lambda: profile)
+    monkeypatch.setattr(export, "check_base", lambda base: None)
+    monkeypatch.setattr(export, "base_folder", lambda base: tmp_path / "base")
+    monkeypatch.setattr(export, "write_model", lambda run, *_: (run / "model").mkdir(exist_ok=True))
+    monkeypatch.setattr(probe, "measured_profile", lambda base, shape: (profile, False))
+    monkeypatch.setattr(pipeline.plan, "START_SECONDS", 3.0)
+    return made
+
+
+def test_to_the_end(world: World) -> None:
+    ending = world.pipeline().run()
+    assert (ending.status, ending.reason) == ("finished", "")
+    assert set(world.statuses().values()) == {"finished"}
+    assert world.state()["weights"] == "checkpoints/grpo/step-4" and world.state()["model_name"] == "grpo"
+    assert world.bill() == {"useful": pytest.approx(85.0)}
+    assert [r["seconds"] for r in world.state()["stages"]] == [40, 40, 5]
+    assert not (world.folder / "heartbeat").exists() and (world.folder / "model").exists()
+
+
+def test_stops_under_the_ceiling_with_a_score(world: World) -> None:
+    """The reserve pays for the last score: checkpoint 2, export 6, evaluation 6 × 1.6."""
+    ending = world.pipeline("90").run()
+    assert ending.status == "stopped" and "ceiling" in ending.reason
+    assert world.statuses() == {"sft": "finished", "grpo": "stopped", "evaluate": "finished"}
+    assert (world.folder / "verdicts" / "02-grpo.jsonl").exists()
+    (total,) = {sum(world.bill().values())}
+    assert 60 < total <= 90
+    assert world.asked[-1][2] == "stop"
+
+
+@pytest.mark.parametrize("budget", range(30, 130, 7))
+def test_no_budget_is_overspent_and_none_is_left_without_a_score(world: World, budget: int) -> None:
+    try:
+        world.pipeline(str(budget)).run()
+    except UserError as e:
+        assert "too small" in str(e) and not world.folder.exists()
+        return
+    assert sum(world.bill().values()) <= budget
+    assert world.statuses()["evaluate"] == "finished"
+    assert list((world.folder / "verdicts").glob(f"*-{world.state()['model_name']}.jsonl"))
+
+
+def test_goes_on_under_a_bigger_budget(world: World) -> None:
+    world.pipeline("90").run()
+    at = world.asked[-1][1]
+    with pytest.raises(UserError, match="reached its budget of 90 USD"):
+        world.pipeline("90", resume=True).run()
+    assert world.pipeline("300", resume=True).run().status == "finished"
+    assert ("grpo", at, "go") in world.asked and set(world.statuses().values()) == {"finished"}
+    assert len([a for a in world.asked if a[0] == "sft"]) == 4, "what is finished is not done again"
+    assert sorted(p.name for p in (world.folder / "verdicts").iterdir()) == ["02-grpo.jsonl"]
+    assert [r for r in world.state()["stages"]][1]["status"] == "finished"
+
+
+def test_interrupted_between_steps(world: World) -> None:
+    def at(step: int) -> None:
+        if step == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    world.stages["sft"] = world.trains("sft", 4, 10.0, at)
+    before = signal.getsignal(signal.SIGINT)
+    ending = world.pipeline().run()
+    assert ending.status == "stopped" and ending.reason.startswith("interrupted")
+    assert signal.getsignal(signal.SIGINT) is before
+    assert world.statuses() == {"sft": "running", "grpo": "waiting", "evaluate": "waiting"}
+    world.stages["sft"] = world.trains("sft", 4, 10.0)
+    assert world.pipeline(resume=True).run().status == "finished"
+    assert [a for a in world.asked if a[0] == "sft"] == [
+        ("sft", 1, "go"), ("sft", 2, "go"), ("sft", 3, "stop"), ("sft", 3, "go"), ("sft", 4, "go"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("error", [RuntimeError("a bug"), UserError("bad input"), KeyboardInterrupt()])
+def test_an_error_in_a_step_is_billed_and_resumed(world: World, error: BaseException) -> None:
+    def at(step: int) -> None:
+        if step == 3:
+            world.now += 4
+            raise error
+
+    world.stages["grpo"] = world.trains("grpo", 4, 10.0, at)
+    with pytest.raises(type(error)):
+        world.pipeline().run()
+    assert world.bill() == {"useful": pytest.approx(60.0), "failed": pytest.approx(4.0)}
+    state = world.state()
+    assert state["status"] == "failed" and state["reason"]
+    assert (world.folder / "report.html").exists()
+    world.stages["grpo"] = world.trains("grpo", 4, 10.0)
+    assert world.pipeline(resume=True).run().status == "finished"
+    bill = world.bill()
+    assert bill["failed"] == pytest.approx(4.0)
+    assert bill["replayed"] == pytest.approx(20.0), "steps 1 and 2 had no checkpoint"
+    assert bill["useful"] == pytest.approx(85.0)
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "run.json.part"])
+def test_a_full_disk(world: World, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """ENOSPC on a file of the run: an OSError that the command line puts into words; later, --resume."""
+    real, full = open, [False]
+
+    def limited(path: Any, mode: str = "r", *args: Any, **rest: Any) -> Any:
+        if full[0] and str(path).endswith(name) and mode[0] in "wax":
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        return real(path, mode, *args, **rest)
+
+    def at(step: int) -> None:
+        full[0] = step >= 2
+
+    monkeypatch.setattr("builtins.open", limited)
+    monkeypatch.setattr("io.open", limited)
+    world.stages["sft"] = world.trains("sft", 4, 10.0, at)
+    with pytest.raises(OSError, match="No space left") as caught:
+        world.pipeline().run()
+    assert caught.value.errno == errno.ENOSPC
+    full[0] = False
+    world.stages["sft"] = world.trains("sft", 4, 10.0)
+    assert world.pipeline(resume=True).run().status == "finished"
+
+
+def test_a_stage_posts_what_only_it_can_see_once(world: World) -> None:
+    """An unknown price is never zero: it stops the run."""
+    from shoestring.records import Usage
+
+    def run(config: Any, inputs: Any, context: Context) -> Generator:
+        assert (yield context.intent(1, 5.0)) == "go"
+        yield Usage("teacher:nobody/none/out", 10, "token", "sft")
+        yield StepReport("sft", 1, 1, 1.0)
+
+    world.stages["sft"] = run
+    with pytest.raises(UserError, match="no price is known"):
+        world.pipeline().run()
+
+
+def test_only_one_process_works_on_a_run(world: World) -> None:
+    def at(step: int) -> None:
+        with pytest.raises(UserError, match="another process"):
+            world.pipeline(resume=True).run()
+
+    world.stages["sft"] = world.trains("sft", 1, 10.0, at)
+    assert world.pipeline().run().status == "finished"
+    with pytest.raises(UserError, match="finished"):
+        world.pipeline(resume=True).run()
+    with pytest.raises(UserError, match="--resume"):
+        world.pipeline().run()
+
+
+def test_a_kill_while_closing_can_be_closed(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def kill(folder: Path) -> Path:
+        raise SystemExit(9)
+
+    monkeypatch.setattr(pipeline.page, "write", kill)
+    with pytest.raises(SystemExit):
+        world.pipeline().run()
+    monkeypatch.undo()
+    assert world.state()["status"] == "finished" and not world.state()["closed"]
+
+
+def test_the_recipe_may_change_its_budget_only(world: World) -> None:
+    world.pipeline("90").run()
+    for change in (("lcm", "gcd"), ('use = "sft"', 'use = "sft"\nlr = 1.0'), ("3600 USD", "1800 USD")):
+        with pytest.raises(UserError, match="has changed"):
+            world.pipeline("300", resume=True, text=TEXT.replace(*change)).run()
+
+
+def test_a_score_belongs_to_a_model_by_its_whole_name(world: World) -> None:
+    """my-sft's score is not sft's."""
+    p = world.pipeline()
+    p.state = {"model_name": "sft"}
+    (world.folder / "verdicts").mkdir(parents=True)
+    (world.folder / "verdicts" / "03-my-sft.jsonl").write_text("")
+    assert not p._scored()
+    (world.folder / "verdicts" / "04-sft.jsonl").write_text("")
+    assert p._scored()
+
+
+def test_the_reserve_shrinks_once_an_evaluation_was_measured(world: World) -> None:
+    text = TEXT.replace('[[stage]]\nuse = "grpo"', '[[stage]]\nuse = "evaluate"\nname = "e"\nsources = ["bundled:lcm"]\n[[stage]]\nuse = "grpo"')
+    world.stages["evaluate"] = world.scores(1.0)
+    seen: list[float] = []
+    p = world.pipeline(text=text)
+    real = Pipeline._answer
+
+    def note(self: Pipeline, intent: Any) -> str:
+        seen.append(self._stop_seconds)
+        return real(self, intent)
+
+    Pipeline._answer = note  # type: ignore[method-assign]
+    try:
+        p.run()
+    finally:
+        Pipeline._answer = real  # type: ignore[method-assign]
+    before, after = seen[0], seen[-2]
+    assert after < before and after >= 1.3 + pipeline.plan.EXPORT_SECONDS
+    assert seen[-1] == pipeline.plan.EXPORT_SECONDS
+    assert p.budget.accrued() < Decimal(500)
