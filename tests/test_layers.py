@@ -20,7 +20,7 @@ LAYERS: list[set[str]] = [
     {"cost", "data", "rewards", "models", "generate", "train", "distributed"},
     {"stages"},
     {"report", "serve"},
-    {"pipeline", "plan", "lease", "probe", "export"},  # pipeline.py and the parts that it is made of
+    {"pipeline", "plan", "lease", "probe", "export", "threads"},  # pipeline.py and the parts that it is made of
     {"ablate"},
     {"cli"},
 ]
@@ -133,7 +133,7 @@ for name in sys.argv[1:]:
     importlib.import_module(name)
 assert not HIDDEN & {m.split(".")[0] for m in sys.modules}
 """
-TORCH_FREE = LAYERS[0] | LAYERS[1] | LAYERS[2] | {"cost", "rewards", "stages", "report", "plan", "lease", "cli"}
+TORCH_FREE = LAYERS[0] | LAYERS[1] | LAYERS[2] | {"cost", "rewards", "stages", "report", "plan", "lease", "threads", "cli"}
 
 
 def test_planning_and_billing_import_without_torch() -> None:

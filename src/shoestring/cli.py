@@ -71,6 +71,9 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit codes: 0 done, 2 bad input (one line on stderr), 130 interrupted."""
     args = parser().parse_args(argv)
+    for stream in (sys.stdout, sys.stderr):  # progress must reach a log file while the run goes on
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(line_buffering=True)  # pyright: ignore[reportAttributeAccessIssue]
     try:
         return COMMANDS[args.command](args)
     except UserError as e:

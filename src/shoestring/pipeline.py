@@ -31,6 +31,7 @@ from shoestring.records import Artifact, Checkpoint, Intent, Outcome, StepReport
 from shoestring.report import page, terminal
 from shoestring.report.live import Live
 from shoestring.stages.context import Context, drop_torn, read_lines, write_json
+from shoestring.threads import Threads
 
 RUN, METRICS = "run.json", "metrics.jsonl"
 
@@ -193,6 +194,9 @@ class Pipeline:
             terminal.print_plan(data, self.console)
             plan.refuse_if_too_small(self.plan)
             self.state["start_done"] = True
+        import torch
+
+        self.threads = Threads(torch.get_num_threads(), torch.set_num_threads)
         self.live = Live(self.console)
         self.base, self.shape, self.profile = base, shape, profile
         self.lease.settle(self.clock() - self.lease.posted_until, "useful")
@@ -309,6 +313,10 @@ class Pipeline:
         replayed = report.step <= self._reported.get(report.stage, 0)
         outcome: Outcome = "replayed" if replayed else "useful"
         self.lease.settle(report.seconds, outcome)
+        changed = self.threads.adjust()
+        if changed is not None:
+            why = "other processes keep the cores busy" if changed < self.threads.most else "the cores are free again"
+            self.console.print(f"{why}: computing with {changed} thread{'s' if changed > 1 else ''}")
         spent, left = self.lease.spent(), self.lease.left()
         row = {
             "t": self.clock(), "attempt": self.attempt, "stage": report.stage, "step": report.step, "total": report.total,
