@@ -220,19 +220,16 @@ class Pipeline:
     def _scored(self) -> bool:
         """Whether the weights at hand have a score already."""
         folder = self.run_dir / "verdicts"
-        return (
-            any(p.stem.partition("-")[2] == self.state["model_name"] for p in folder.glob("*.jsonl"))
-            if folder.exists()
-            else False
-        )
+        return any(p.stem.partition("-")[2] == self.state["model_name"] for p in folder.glob("*.jsonl"))
 
     def _reserve_for(self, i: int, last: int) -> float:
         """Seconds that must stay unspent while stage i runs: last checkpoint, final evaluation, export."""
         if i == last:
             return plan.EXPORT_SECONDS
         seconds = self.plan.safe_stop_seconds()
-        if not any(s.forecast.trains for s in self.plan.stages[1 : i + 2]) and self._scored():
-            seconds = plan.EXPORT_SECONDS  # nothing trained yet, and the base has its score
+        scoring = self.recipe.stages[i].use == "evaluate"
+        if not any(s.forecast.trains for s in self.plan.stages[1 : i + 2]) and (scoring or self._scored()):
+            seconds = plan.EXPORT_SECONDS  # nothing trained yet, and the base has its score or is getting it
         if (again := self._evaluated()) and self.plan.final_evaluation():
             seconds = min(seconds, self.plan.checkpoint_seconds() + plan.EXPORT_SECONDS + again)
         return seconds

@@ -5,6 +5,7 @@ The machine costs 3600 USD an hour, so that a dollar is a second. The machine's 
 
 from __future__ import annotations
 
+import atexit
 import functools
 import hashlib
 import json
@@ -32,7 +33,7 @@ OFTEN = """
 import sys
 from shoestring import cli
 from shoestring.stages.context import Context
-Context.__init__.__defaults__ = tuple(1.0 if d == 40.0 else d for d in Context.__init__.__defaults__)
+Context.__init__.__defaults__ = tuple(1.0 if d == 55.0 else d for d in Context.__init__.__defaults__)
 sys.exit(cli.main())
 """
 
@@ -228,6 +229,7 @@ def make_world() -> World:
     from shoestring.estimate.headers import model_shape
 
     root = Path(tempfile.mkdtemp(prefix="shoestring-tiny-"))
+    atexit.register(shutil.rmtree, root, ignore_errors=True)
     base = _base(root / "base")
     cache = root / "cache"
     _profile(cache / "profile.json", model_shape(str(base)).parameters())

@@ -314,3 +314,13 @@ def test_the_reserve_shrinks_once_an_evaluation_was_measured(world: World) -> No
     assert after < before and after >= 1.3 + pipeline.plan.EXPORT_SECONDS
     assert seen[-1] == pipeline.plan.EXPORT_SECONDS
     assert p.budget.accrued() < Decimal(500)
+
+
+def test_the_base_is_scored_without_a_reserve_for_scoring_it_again(world: World) -> None:
+    """A slow first score may use what a later one would have cost: stopped, it would be made a second time."""
+    first = '[[stage]]\nuse = "evaluate"\nname = "first"\nsources = ["bundled:lcm"]\n'
+    p = world.pipeline("500", text=TEXT.replace("[[stage]]", first + "[[stage]]", 1))
+    p.run()
+    assert p._reserve_for(0, 3) == pipeline.plan.EXPORT_SECONDS
+    assert p._reserve_for(1, 3) > pipeline.plan.EXPORT_SECONDS
+    assert p._reserve_for(3, 3) == pipeline.plan.EXPORT_SECONDS

@@ -85,7 +85,7 @@ class Context:
     accrued: Callable[[], float]
     clock: Callable[[], float]
     position: int = 0
-    checkpoint_seconds: float = 40.0
+    checkpoint_seconds: float = 55.0
     planned_seconds: float = math.inf  # the most that the plan gives the whole stage
 
     def first(self, seconds: float) -> Pace:
