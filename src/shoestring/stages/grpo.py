@@ -16,7 +16,7 @@ from pathlib import Path
 from shoestring.estimate.flops import generation_flops, training_flops
 from shoestring.estimate.memory import rollout_training_bytes
 from shoestring.records import Artifact, Example, Problem, StepReport, Trace, UserError
-from shoestring.stages.context import Context, Events, Facts, Forecast, read_lines
+from shoestring.stages.context import Context, Events, Facts, Forecast, read_lines, write_lines
 
 PROMPT, NEW, VARIED = 58, 30, 0.6  # forecast only: tokens, and the share of groups with variance
 
@@ -109,9 +109,15 @@ def draw(pool: Mapping[str, Sequence[Problem]], config: Config, seed: int, step:
     return out
 
 
+def gather_rollouts(context: Context) -> None:
+    """traces/<stage>.jsonl from the steps' own files (a replayed step overwrites its file, so none stands twice)."""
+    steps = sorted(context.folder.glob("step-*.jsonl"))
+    write_lines(context.run_dir / "traces" / f"{context.stage}.jsonl", (r for p in steps for r in read_lines(p)))
+
+
 def run(config: Config, inputs: Mapping[str, Path], context: Context) -> Events:
     from shoestring.stages.prompts import from_row, plain
-    from shoestring.stages.workbench import need, open_masters, open_model, sample
+    from shoestring.stages.workbench import need, open_masters, open_model, sample, trace_row
 
     pool: dict[str, list[Problem]] = {}
     chosen = {r["id"] for r in read_lines(inputs["problems"])} if "problems" in inputs else set()
@@ -144,6 +150,7 @@ def run(config: Config, inputs: Mapping[str, Path], context: Context) -> Events:
     pace, saved_at = context.first(60.0), context.clock()
     while step < config.steps:
         if (yield context.intent(step + 1, pace.upper())) == "stop":
+            gather_rollouts(context)
             yield saves.save(context.stage, step, optimiser.tensors(), {}, final=False)
             saves.wait()
             optimiser.close()
@@ -160,6 +167,7 @@ def run(config: Config, inputs: Mapping[str, Path], context: Context) -> Events:
         engine.refresh()
         traces = sample(engine, requests, problems, tokenizer, context.stage)
         rolled = context.clock() - began
+        write_lines(context.folder / f"step-{step + 1:06d}.jsonl", [trace_row(t, step=step + 1) for t in traces])
         groups = [traces[i : i + config.group] for i in range(0, len(traces), config.group)]
         data, flat_tokens, flat = [], 0, 0
         for g in groups:
@@ -195,6 +203,7 @@ def run(config: Config, inputs: Mapping[str, Path], context: Context) -> Events:
         if step < config.steps and context.clock() - saved_at + pace.upper() > context.checkpoint_seconds:
             yield saves.save(context.stage, step, optimiser.tensors(), {})
             saved_at = context.clock()
+    gather_rollouts(context)
     yield saves.save(context.stage, config.steps, optimiser.tensors(), {}, final=True)
     optimiser.close()
     yield Artifact("weights", context.checkpoints / f"step-{config.steps}", {"model": context.stage})

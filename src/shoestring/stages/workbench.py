@@ -107,7 +107,7 @@ def trace_row(trace: Trace, **extra: Any) -> dict[str, Any]:
         "text": trace.text,
         "prompt_tokens": list(trace.prompt_tokens),
         "tokens": list(trace.tokens),
-        "sampled": [int(s) for s in trace.sampled],
+        "sampled": list(trace.sampled),
         "logprobs": [round(x, 6) for x in trace.logprobs],
         **extra,
     }
