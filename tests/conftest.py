@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+
+# Tiny models gain nothing from a second thread and lose much beside a busy neighbour. Before torch is imported anywhere;
+# the runs that tests start in subprocesses inherit it. Give OMP_NUM_THREADS=2 to time the slow tests on a quiet machine.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session")
