@@ -114,7 +114,7 @@ def run(config: Config, inputs: Mapping[str, Path], context: Context) -> Events:
     if latest is not None:
         optimiser.restore(read_tensors(latest.path))
         step = latest.step
-    pace, saved_at = context.first(45.0), context.clock()
+    pace, saved_at = context.first(min(45.0, 3 * context.planned_seconds / total + 3)), context.clock()
     while step < total:
         if (yield context.intent(step + 1, pace.upper())) == "stop":
             yield saves.save(context.stage, step, optimiser.tensors(), {}, final=False)
