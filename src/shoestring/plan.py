@@ -22,6 +22,7 @@ from shoestring.stages.context import Facts, Forecast
 
 START_SECONDS = 25.0  # imports, the base model's conversion, the probe; export, bill and page at the end
 EXPORT_SECONDS = 6.0
+TRAIN_SECONDS = 15.0  # the least training that makes a run worth starting
 RESUME_SECONDS = 10.0  # imports and the base model once more
 LEFT_OUT = (
     "pre-training of the base model",
@@ -75,10 +76,10 @@ class Plan:
         return self.checkpoint_seconds() + EXPORT_SECONDS + (last.seconds.high if last else 0.0)
 
     def least_usd(self) -> Decimal:
-        """What must fit for a run to make sense: everything essential, a checkpoint and one minute of training."""
+        """What must fit for a run to make sense: everything essential, a checkpoint and a few steps of training."""
         needed = [s.seconds.mid for s in self.stages if s.forecast.essential]
         if any(s.forecast.trains for s in self.stages):
-            needed += [self.checkpoint_seconds(), 15.0]
+            needed += [self.checkpoint_seconds(), TRAIN_SECONDS]
         return Decimal(str(sum(needed) + EXPORT_SECONDS)) * self.usd_per_second
 
 
@@ -152,7 +153,7 @@ def refuse_if_too_small(plan: Plan) -> None:
     if plan.recipe.budget < least:
         raise UserError(
             f"{plan.recipe.path or plan.recipe.name}: budget {plan.recipe.budget} USD is too small to start: loading, "
-            f"curation, one minute of training and a score need about {least:.4f} USD here; "
+            f"curation, a few steps of training and a score need about {least:.4f} USD here; "
             "raise the budget or shrink the stages"
         )
 
