@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -45,3 +46,19 @@ def relative() -> Callable[..., float]:
         return float((ours.detach() - reference.detach()).abs().max()) / (scale or 1.0)
 
     return error
+
+
+@pytest.fixture(scope="session")
+def world() -> Any:
+    """The tiny world: a model, problems and a recipe that run in seconds (tests/e2e/tiny_run.py)."""
+    import tiny_run
+
+    return tiny_run.make_world()
+
+
+@pytest.fixture(scope="session")
+def finished(world: Any) -> Path:
+    """A finished run's folder. Not to be written to."""
+    import tiny_run
+
+    return tiny_run.reference()

@@ -230,19 +230,25 @@ class Pipeline:
         scoring = self.recipe.stages[i].use == "evaluate"
         if not any(s.forecast.trains for s in self.plan.stages[1 : i + 2]) and (scoring or self._scored()):
             seconds = plan.EXPORT_SECONDS  # nothing trained yet, and the base has its score or is getting it
-        if (again := self._evaluated()) and self.plan.final_evaluation():
+        final = self.plan.final_evaluation()
+        if final and (again := self._evaluated(final.name)):
             seconds = min(seconds, self.plan.checkpoint_seconds() + plan.EXPORT_SECONDS + again)
         return seconds
 
-    def _evaluated(self) -> float:
-        """Upper bound of one more evaluation, from those that were done; 0 before any."""
-        done = [r["seconds"] for r in self.state["stages"] if r["use"] == "evaluate" and r["status"] == "finished"]
+    def _evaluated(self, name: str) -> float:
+        """Upper bound of evaluation `name` in seconds, from those that were done and the sizes of both; 0 before any."""
+        wanted = self.plan.stage(name).seconds.mid
+        done = [
+            r["seconds"] * wanted / self.plan.stage(r["name"]).seconds.mid
+            for r in self.state["stages"]
+            if r["use"] == "evaluate" and r["status"] == "finished"
+        ]
         return 1.3 * max(done, default=0.0)
 
     def _context(self, i: int, table: StageTable) -> Context:
         weights = self.state["weights"]
         planned = self.plan.stage(table.name).seconds.high
-        if table.use == "evaluate" and (again := self._evaluated()):
+        if table.use == "evaluate" and (again := self._evaluated(table.name)):
             planned = min(planned, again)
         return Context(
             stage=table.name, seed=self.recipe.seed, recipe_hash=self.recipe.hash, run_dir=self.run_dir,

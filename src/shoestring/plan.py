@@ -93,8 +93,8 @@ def make(
     profile = profile or current_profile()
     rate = book.price(machine).amount
     facts = Facts(shape, profile, machine, "start")
-    first = Forecast((facts.seconds(START_SECONDS),), low=0.4, high=2.0, essential=True)
-    planned = [_priced("start", "start", first, facts, book, profile.basis)]
+    first = Forecast((facts.seconds(START_SECONDS),), low=0.7, high=1.2, essential=True)  # a typed figure: widened below
+    planned = [_priced("start", "start", first, facts, book, "literature")]
     problems = traces = 0
     trained = False
     last_evaluation = max((i for i, t in enumerate(recipe.stages) if t.use == "evaluate"), default=-1)

@@ -9,6 +9,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Generator
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from types import SimpleNamespace
@@ -324,3 +325,16 @@ def test_the_base_is_scored_without_a_reserve_for_scoring_it_again(world: World)
     assert p._reserve_for(0, 3) == pipeline.plan.EXPORT_SECONDS
     assert p._reserve_for(1, 3) > pipeline.plan.EXPORT_SECONDS
     assert p._reserve_for(3, 3) == pipeline.plan.EXPORT_SECONDS
+
+
+def test_a_bigger_evaluation_tells_what_a_smaller_one_takes(world: World) -> None:
+    """The seconds of a finished evaluation are scaled by the sizes that the plan gives both."""
+    first = '[[stage]]\nuse = "evaluate"\nname = "first"\nsources = ["bundled:lcm"]\n'
+    p = world.pipeline("500", text=TEXT.replace("[[stage]]", first + "[[stage]]", 1))
+    p.run()
+    big = replace(p.plan.stages[1], seconds=p.plan.stages[1].seconds.scaled(4.0))
+    p.plan = replace(p.plan, stages=(p.plan.stages[0], big, *p.plan.stages[2:]))
+    measured = p._row("first")["seconds"]
+    p._row("evaluate")["status"] = "waiting"
+    assert p._evaluated("evaluate") == pytest.approx(1.3 * measured / 4)
+    assert p._evaluated("first") == pytest.approx(1.3 * measured)

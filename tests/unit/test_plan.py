@@ -86,7 +86,8 @@ def test_counts_flow_from_stage_to_stage() -> None:
 
 def test_a_guess_has_wider_intervals_than_a_measurement() -> None:
     measured, guessed = make(), make(profile=profile("literature"))
-    for a, b in zip(measured.stages, guessed.stages, strict=True):
+    assert measured.stages[0].seconds.basis == "literature", "the start-up is a typed figure on every machine"
+    for a, b in zip(measured.stages[1:], guessed.stages[1:], strict=True):
         assert b.seconds.low < a.seconds.low < a.seconds.mid == b.seconds.mid < a.seconds.high < b.seconds.high
     assert guessed.total_usd().basis == "literature"
     assert make(profile=prior(["avx512_bf16"], 2)).total_usd().mid > 0

@@ -12,11 +12,16 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from shoestring.estimate.flops import generation_flops, training_flops
 from shoestring.estimate.memory import rollout_training_bytes
 from shoestring.records import Artifact, Example, Problem, StepReport, Trace, UserError
 from shoestring.stages.context import Context, Events, Facts, Forecast, read_lines, write_lines
+
+if TYPE_CHECKING:
+    from shoestring.generate.engine import Engine
+    from shoestring.models.tokenizer import Tokenizer
 
 PROMPT, NEW, VARIED = 58, 30, 0.6  # forecast only: tokens, and the share of groups with variance
 
@@ -115,20 +120,62 @@ def gather_rollouts(context: Context) -> None:
     write_lines(context.run_dir / "traces" / f"{context.stage}.jsonl", (r for p in steps for r in read_lines(p)))
 
 
-def run(config: Config, inputs: Mapping[str, Path], context: Context) -> Events:
-    from shoestring.stages.prompts import from_row, plain
-    from shoestring.stages.workbench import need, open_masters, open_model, sample, trace_row
+def roll(
+    engine: Engine, tokenizer: Tokenizer, questions: Sequence[Problem], config: Config, context: Context, step: int
+) -> list[list[Trace]]:
+    """One group of graded answers a question; the noise is a function of (run seed, step, place, answer)."""
+    from shoestring.generate.engine import Request
+    from shoestring.generate.sampling import request_seed
+    from shoestring.stages.prompts import plain
+    from shoestring.stages.workbench import sample
+
+    stop = frozenset([tokenizer.end])
+    requests, problems = [], []
+    for place, p in enumerate(questions):
+        prompt = tokenizer.chat(plain(p))
+        for k in range(config.group):
+            seed = request_seed(context.seed, step, place, k)
+            requests.append(Request(prompt, config.max_new, config.temperature, seed, stop))
+            problems.append(p)
+    traces = sample(engine, requests, problems, tokenizer, context.stage)
+    return [traces[i : i + config.group] for i in range(0, len(traces), config.group)]
+
+
+def learnable(groups: Sequence[Sequence[Trace]], scale: str) -> tuple[list[Example], int, int]:
+    """(examples of the groups with variance, number of groups without, tokens spent on those)."""
+    data: list[Example] = []
+    flat = flat_tokens = 0
+    for g in groups:
+        values = [t.score or 0.0 for t in g]
+        if max(values) == min(values):
+            flat += 1
+            flat_tokens += sum(len(t.tokens) for t in g)
+        else:
+            data += [to_example(t, a) for t, a in zip(g, advantages(values, scale), strict=True)]
+    return data, flat, flat_tokens
+
+
+def read_pool(inputs: Mapping[str, Path], stage: str) -> dict[str, list[Problem]]:
+    """Problems by family that SFT has not seen. UserError when none is left."""
+    from shoestring.stages.prompts import from_row
+    from shoestring.stages.workbench import need
 
     pool: dict[str, list[Problem]] = {}
     chosen = {r["id"] for r in read_lines(inputs["problems"])} if "problems" in inputs else set()
-    for row in read_lines(need(inputs, "pool", context.stage, "curate")):
+    for row in read_lines(need(inputs, "pool", stage, "curate")):
         if row["id"] not in chosen:
             pool.setdefault(row["domain"], []).append(from_row(row))
     if not pool:
-        raise UserError(f"stage {context.stage!r}: no problems are left for reinforcement learning; curate fewer")
+        raise UserError(f"stage {stage!r}: no problems are left for reinforcement learning; curate fewer")
+    return pool
+
+
+def run(config: Config, inputs: Mapping[str, Path], context: Context) -> Events:
+    from shoestring.stages.workbench import open_masters, open_model, trace_row
+
+    pool = read_pool(inputs, context.stage)
     from shoestring.data.packing import pack
-    from shoestring.generate.engine import Engine, Request
-    from shoestring.generate.sampling import request_seed
+    from shoestring.generate.engine import Engine
     from shoestring.models.tokenizer import Tokenizer
     from shoestring.train.checkpoints import Checkpoints, read_tensors
     from shoestring.train.optimiser import MasterAdamW
@@ -146,7 +193,6 @@ def run(config: Config, inputs: Mapping[str, Path], context: Context) -> Events:
         step = latest.step
     engine = Engine(model, config.prompts * config.group)
     clip = Clip(config.clip_low, config.clip_high, config.temperature)
-    stop = frozenset([tokenizer.end])
     pace, saved_at = context.first(60.0), context.clock()
     while step < config.steps:
         if (yield context.intent(step + 1, pace.upper())) == "stop":
@@ -156,27 +202,12 @@ def run(config: Config, inputs: Mapping[str, Path], context: Context) -> Events:
             optimiser.close()
             return
         began = context.clock()
-        questions = draw(pool, config, context.seed, step)
-        requests, problems = [], []
-        for place, p in enumerate(questions):
-            prompt = tokenizer.chat(plain(p))
-            for k in range(config.group):
-                seed = request_seed(context.seed, step, place, k)
-                requests.append(Request(prompt, config.max_new, config.temperature, seed, stop))
-                problems.append(p)
         engine.refresh()
-        traces = sample(engine, requests, problems, tokenizer, context.stage)
+        groups = roll(engine, tokenizer, draw(pool, config, context.seed, step), config, context, step)
         rolled = context.clock() - began
+        traces = [t for g in groups for t in g]
         write_lines(context.folder / f"step-{step + 1:06d}.jsonl", [trace_row(t, step=step + 1) for t in traces])
-        groups = [traces[i : i + config.group] for i in range(0, len(traces), config.group)]
-        data, flat_tokens, flat = [], 0, 0
-        for g in groups:
-            values = [t.score or 0.0 for t in g]
-            if max(values) == min(values):
-                flat += 1
-                flat_tokens += sum(len(t.tokens) for t in g)
-                continue
-            data += [to_example(t, a) for t, a in zip(g, advantages(values, config.scale), strict=True)]
+        data, flat, flat_tokens = learnable(groups, config.scale)
         tokens = sum(len(t.tokens) for t in traces)
         loss = norm = None
         measures: dict[str, float] = {}
