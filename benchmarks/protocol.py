@@ -17,6 +17,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
 class Channel:
     """The worker's end. What libraries print goes to stderr, so that only replies are on stdout."""
 

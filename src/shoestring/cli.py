@@ -13,9 +13,10 @@ import os  # noqa: E402
 import sys  # noqa: E402
 from collections.abc import Sequence  # noqa: E402
 from pathlib import Path  # noqa: E402
-from typing import Any  # noqa: E402
 
 from shoestring import __version__  # noqa: E402
+from shoestring.commands import data, init, serve, train  # noqa: E402
+from shoestring.commands.parser import Parser, both, parse  # noqa: E402
 from shoestring.records import UserError  # noqa: E402
 
 DISK = {
@@ -30,8 +31,8 @@ DISK = {
 }
 
 
-def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(prog="shoestring", description="The best small reasoning model that a budget buys.")
+def parser() -> Parser:
+    p = Parser(prog="shoestring", description="The best small reasoning model that a budget buys.")
     p.add_argument("--version", action="version", version=f"shoestring {__version__}")
     sub = p.add_subparsers(dest="command", metavar="command", required=True)
 
@@ -48,6 +49,7 @@ def parser() -> argparse.ArgumentParser:
         c.add_argument("--seed", type=int, help="in place of the recipe's seed")
         c.add_argument("--name", help="in place of the recipe's name")
         c.add_argument("--rate", metavar="'0.10 USD/hour'", help="what an hour of this machine costs you")
+        c.add_argument(*both("report_to"), metavar="A,B", help="send the curves to tensorboard, wandb, trackio or mlflow too")
         return c
 
     run = recipe("run", "plan, run and bill a recipe")
@@ -56,6 +58,8 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--runs", type=Path, default=Path("runs"), help="the folder that runs are kept in (default: runs)")
     made = recipe("plan", "what a recipe will use and cost")
     made.add_argument("--json", action="store_true")
+    for module in (train, init, data, serve):
+        module.add(sub)
     bill = sub.add_parser("bill", help="the itemised bill of a run")
     bill.add_argument("run", type=Path, help="a run's folder")
     bill.add_argument("--json", action="store_true")
@@ -70,7 +74,8 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit codes: 0 done, 2 bad input (one line on stderr), 130 interrupted."""
-    args = parser().parse_args(argv)
+    args = parse(parser(), argv)
+    args.started = STARTED
     for stream in (sys.stdout, sys.stderr):  # progress must reach a log file while the run goes on
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(line_buffering=True)  # pyright: ignore[reportAttributeAccessIssue]
@@ -91,12 +96,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _console() -> Any:
-    from rich.console import Console
-
-    return Console()
-
-
 def _recipe(args: argparse.Namespace):
     from shoestring import recipe, stages
 
@@ -105,6 +104,8 @@ def _recipe(args: argparse.Namespace):
         changes.append(f'name="{args.name}"')
     if args.rate:
         changes.append(f'rate="{args.rate}"')
+    if args.report_to:
+        changes.append(f'report_to="{args.report_to}"')
     if args.seed is not None:
         changes.append(f"seed={args.seed}")
     return recipe.load(args.recipe, stages.configs(), changes)
@@ -112,62 +113,31 @@ def _recipe(args: argparse.Namespace):
 
 def _plan(args: argparse.Namespace) -> int:
     from shoestring import plan
-    from shoestring.cost.prices import PriceBook
+    from shoestring.commands.run import console, planned
     from shoestring.report import terminal
 
-    recipe = _recipe(args)
-    book = PriceBook.default()
-    made = plan.make(recipe, book, book.machine_sku(recipe.machine, recipe.rate))
+    made, book = planned(_recipe(args))
     data = plan.to_dict(made, book)
     if args.json:
         print(json.dumps(data, indent=1))
     else:
-        terminal.print_plan(data, _console())
+        terminal.print_plan(data, console())
     plan.refuse_if_too_small(made)
     return 0
 
 
 def _run(args: argparse.Namespace) -> int:
+    from shoestring.commands import run
+
     recipe = _recipe(args)
     if args.dry_run:
-        from shoestring import plan
-        from shoestring.cost.prices import PriceBook
-
-        out = args.runs / recipe.name
-        if (out / "run.json").exists():
-            raise UserError(f"{out}: this run exists, its recipe and plan stay; try another --name, or `shoestring plan`")
-        book = PriceBook.default()
-        made = plan.make(recipe, book, book.machine_sku(recipe.machine, recipe.rate))
-        plan.check_inputs(made)
-        out.mkdir(parents=True, exist_ok=True)
-        (out / "recipe.toml").write_text(recipe.to_toml(), encoding="utf-8")
-        plan.write(made, book, out / "plan.json")
-        print(f"wrote {out / 'recipe.toml'} and {out / 'plan.json'}")
-        plan.refuse_if_too_small(made)
-        return 0
-    from shoestring.pipeline import Pipeline
-    from shoestring.report import terminal
-
-    console = _console()
-    ending = Pipeline(recipe, args.runs / recipe.name, console, args.resume, STARTED).run()
-    folder = ending.run_dir
-    if (folder / "scores.json").exists():
-        terminal.print_scores(
-            json.loads((folder / "scores.json").read_text()), json.loads((folder / "gains.json").read_text()), console
-        )
-    terminal.print_bill(
-        json.loads((folder / "bill.json").read_text()), console, json.loads((folder / "run.json").read_text())
-    )
-    if (folder / "model").exists():
-        print(f"model  {folder / 'model'}")
-    print(f"report {folder / 'report.html'}")
-    if ending.status == "stopped":
-        print(f"stopped: {ending.reason}")
-    return 130 if ending.reason.startswith("interrupted") else 0
+        return run.dry_run(recipe, args.runs / recipe.name)
+    return run.execute(recipe, args.runs / recipe.name, args.resume, STARTED)
 
 
 def _bill(args: argparse.Namespace) -> int:
     from shoestring import recipe, stages
+    from shoestring.commands.run import console
     from shoestring.cost import bill
     from shoestring.cost.ledger import Ledger
     from shoestring.cost.prices import PriceBook
@@ -185,7 +155,7 @@ def _bill(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(data, indent=1))
     else:
-        terminal.print_bill(data, _console(), run)
+        terminal.print_bill(data, console(), run)
     return 0
 
 
@@ -232,7 +202,10 @@ def _doctor(args: argparse.Namespace) -> int:
     return 0
 
 
-COMMANDS = {"run": _run, "plan": _plan, "bill": _bill, "report": _report, "prices": _prices, "doctor": _doctor}
+COMMANDS = {
+    "run": _run, "plan": _plan, "bill": _bill, "report": _report, "prices": _prices, "doctor": _doctor,
+    "init": init.run, "data": data.run, "serve": serve.run, **dict.fromkeys(train.COMMANDS, train.run),
+}  # fmt: skip
 
 if __name__ == "__main__":
     raise SystemExit(main())

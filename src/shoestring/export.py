@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from shoestring.card import UPSTREAM, write_card
 from shoestring.estimate.headers import model_shape
 from shoestring.estimate.locate import locate
 from shoestring.recipe import Recipe
 from shoestring.records import UserError
-from shoestring.stages.context import read_lines
+
+if TYPE_CHECKING:
+    from shoestring.models.decoder import Decoder
+    from shoestring.models.lora import LoraConfig
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
@@ -62,7 +66,8 @@ def _download(base: str) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(base, allow_patterns=["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]))
+        wanted = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "README.md"]
+        return Path(snapshot_download(base, allow_patterns=wanted))
     except Exception as e:  # the hub client raises many kinds; each means that the model is not here
         raise UserError(
             f'base "{base}": not in the cache and not downloaded ({type(e).__name__}); run: hf download {base}'
@@ -70,7 +75,10 @@ def _download(base: str) -> Path:
 
 
 def write_model(run_dir: Path, base: Path, weights: Path | None, recipe: Recipe, state: dict[str, Any]) -> Path:
-    """runs/<name>/model: the weights that were scored (bf16), tokenizer, template and a model card."""
+    """runs/<name>/model: the weights that were scored (bf16), tokenizer, template and a model card.
+
+    Where adapters alone lead from the base to these weights, model/adapter has them too, as PEFT writes them.
+    """
     import torch
     from safetensors import SafetensorError
 
@@ -83,39 +91,39 @@ def write_model(run_dir: Path, base: Path, weights: Path | None, recipe: Recipe,
         source = {k.removeprefix("master/"): v for k, v in read_tensors(weights, "master/").items()}
     try:
         out = folder.save(model, run_dir / "model", base, source, torch.bfloat16)
+        trained = [run_dir / row["weights"] for row in state.get("stages", []) if row.get("weights")]
+        if (found := adapter_of(trained)) is not None:
+            _write_adapter(model, out / "adapter", UPSTREAM.get(recipe.base, (recipe.base, ""))[0], *found)
     except (OSError, SafetensorError) as e:
         raise UserError(f"{run_dir / 'model'}: the model could not be written ({e}); free space and use --resume") from None
-    (out / "README.md").write_text(card(run_dir, recipe, state), encoding="utf-8")
+    write_card(run_dir, recipe, state)
     return out
 
 
-def card(run_dir: Path, recipe: Recipe, state: dict[str, Any]) -> str:
-    """The model card: data and licences, recipe hash, scores. The bill is beside the model, in the run's folder."""
-    lines = [
-        "---", "library_name: transformers", "tags: [shoestring, reasoning]", f"base_model: {recipe.base}", "---", "",
-        f"# {recipe.name}", "",
-        f"Trained by shoestring from `{recipe.base}`, seed {recipe.seed}, recipe hash `{recipe.hash}`.",
-        f"Weights: {state['model_name']}. Stages: {' → '.join(t.name for t in recipe.stages)}.",
-        "", "Answers are read after the last `Answer:`; greedy decoding; the base model's own chat template.", "",
-    ]  # fmt: skip
-    problems = run_dir / "problems.jsonl"
-    if problems.exists():
-        seen = {(r["source"], r["licence"]) for r in read_lines(problems)}
-        lines += ["## Data", ""] + [f"- {s} ({licence or 'licence not stated'})" for s, licence in sorted(seen)] + [""]
-    scores = run_dir / "scores.json"
-    if scores.exists():
-        lines += [
-            "## Scores (measured)",
-            "",
-            "| model | benchmark | accuracy | 95% interval | n |",
-            "|---|---|---|---|---|",
-        ]
-        for r in json.loads(scores.read_text()):
-            if r["family"] == "macro" and r["accuracy"] is not None:
-                lo, hi = r["ci95"]
-                lines.append(
-                    f"| {r['model']} | {r['benchmark']} | {r['accuracy']:.1%} | {lo:.1%} to {hi:.1%} | {r['n']} |"
-                )
-        lines.append("")
-    lines += ["The itemised bill is `bill.json` and the page `report.html` in the folder above this one.", ""]
-    return "\n".join(lines)
+def adapter_of(checkpoints: Sequence[Path]) -> tuple[LoraConfig, dict[str, Any]] | None:
+    """The one LoRA on the base model that does what the stages' LoRAs did in turn, and its tensors by our names.
+
+    checkpoints: of every stage that trained, in order. None where a stage trained whole weights, or where one of several was
+    quantised: what the next adapter was trained against is then not the base model any more.
+    """
+    from shoestring.models.lora import LoraConfig
+    from shoestring.models.peft import stacked
+    from shoestring.train.checkpoints import read_manifest, read_tensors
+
+    said = [read_manifest(path)["state"] for path in checkpoints]
+    if not said or not all("lora" in s for s in said) or (len(said) > 1 and any(s["quantise"] != "none" for s in said)):
+        return None
+    parts = []
+    for path, facts in zip(checkpoints, said, strict=True):
+        x = facts["lora"]
+        config = LoraConfig(x["rank"], x["alpha"], tuple(x["targets"]), x["rslora"])
+        parts.append((config, {k.removeprefix("adapter/"): v for k, v in read_tensors(path, "adapter/").items()}))
+    return stacked(parts)
+
+
+def _write_adapter(model: Decoder, path: Path, base: str, config: LoraConfig, tensors: Mapping[str, Any]) -> None:
+    from shoestring.models import lora
+    from shoestring.models.peft import save_adapter
+
+    lora.attach(model, config, seed=0)
+    save_adapter(model, path, base, tensors)

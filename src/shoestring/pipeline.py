@@ -13,13 +13,14 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 from shoestring import export, plan, probe, stages
+from shoestring.allocator import keep_freed_memory
 from shoestring.cost import bill
 from shoestring.cost.budget import Budget
 from shoestring.cost.ledger import Ledger
@@ -28,7 +29,7 @@ from shoestring.estimate.headers import model_shape
 from shoestring.lease import Lease, forget_beat, recover, reopen
 from shoestring.recipe import Recipe, StageTable
 from shoestring.records import Artifact, Checkpoint, Intent, Outcome, StepReport, Usage, UserError
-from shoestring.report import page, terminal
+from shoestring.report import findings, page, sinks, terminal
 from shoestring.report.live import Live
 from shoestring.stages.context import Context, drop_torn, read_lines, write_json
 from shoestring.threads import Threads
@@ -43,6 +44,7 @@ class Ending:
     status: str
     reason: str
     run_dir: Path
+    hangs: bool = False  # a sink's thread is still busy with its library
 
 
 def resolve(recipe: Recipe) -> tuple[PriceBook, str]:
@@ -67,6 +69,8 @@ class Pipeline:
         self.out_of_money = False
         self.state: dict[str, Any] = {}
         self._reported: dict[str, int] = {}
+        self._lines = 0  # of metrics.jsonl: the step that sinks see, which grows over stages and attempts
+        self.sinks = sinks.Sinks((), sinks.Run("", run_dir, {}), self._say)
         self._stop_seconds = 0.0
 
     # the run's own files
@@ -85,6 +89,7 @@ class Pipeline:
             plan.refuse_if_too_small(made)
 
     def _open(self) -> None:
+        sinks.check(self.recipe.report_to)
         exists = (self.run_dir / RUN).exists()
         if self.resumed and not exists:
             raise UserError(f"{self.run_dir}: there is no run to resume; leave --resume away")
@@ -164,6 +169,7 @@ class Pipeline:
         handlers = {s: signal.signal(s, self._on_signal) for s in (signal.SIGINT, signal.SIGTERM) if main}
         reason = "failed"
         try:
+            self.sinks = sinks.Sinks(self.recipe.report_to, sinks.Run.of(self.recipe, self.run_dir, self.sku), self._say)
             self._stages()
             reason = "interrupted" if self.interrupted else "budget" if self.out_of_money else "done"
             if not self.interrupted:
@@ -175,7 +181,11 @@ class Pipeline:
             for s, h in handlers.items():
                 signal.signal(s, h)
             self._close(reason)
-        return Ending(self.state["status"], self.state["reason"], self.run_dir)
+        hangs = any(s["hangs"] for s in self.state.get("sinks", {}).values())
+        return Ending(self.state["status"], self.state["reason"], self.run_dir, hangs)
+
+    def _say(self, line: str) -> None:
+        self.console.print(line, highlight=False, markup=False)
 
     def _on_signal(self, number: int, frame: object) -> None:
         if self.interrupted:
@@ -184,6 +194,7 @@ class Pipeline:
         os.write(2, b"stopping after this step, with a checkpoint (once more to stop at once)\n")  # print may be under way
 
     def _stages(self) -> None:
+        keep_freed_memory()  # before the probe, so that it measures what the stages will see
         base = export.base_folder(self.recipe.base)
         shape = model_shape(str(base))
         profile, fresh = probe.measured_profile(base, shape)
@@ -223,7 +234,10 @@ class Pipeline:
         return any(p.stem.partition("-")[2] == self.state["model_name"] for p in folder.glob("*.jsonl"))
 
     def _reserve_for(self, i: int, last: int) -> float:
-        """Seconds that must stay unspent while stage i runs: last checkpoint, final evaluation, export."""
+        """Seconds that must stay unspent while stage i runs: last checkpoint, final evaluation, export, sinks' end."""
+        return self._to_stop(i, last) + (sinks.CLOSE_SECONDS if self.recipe.report_to else 0.0)
+
+    def _to_stop(self, i: int, last: int) -> float:
         if i == last:
             return plan.EXPORT_SECONDS
         seconds = self.plan.safe_stop_seconds()
@@ -305,7 +319,8 @@ class Pipeline:
             row["weights"] = self.state["weights"]
         row["status"] = "stopped" if stopped else "finished"
         self._save()
-        self._show(table, artifacts)
+        self.live.end()
+        findings.show(artifacts, self.console)
 
     def _answer(self, intent: Intent) -> str:
         if self.interrupted:
@@ -320,6 +335,8 @@ class Pipeline:
         if changed is not None:
             why = "other processes keep the cores busy" if changed < self.threads.most else "the cores are free again"
             self.console.print(f"{why}: computing with {changed} thread{'s' if changed > 1 else ''}")
+        if notice := report.extra.get("notice"):  # what a stage has to say aloud, such as memory that ran out
+            self.console.print(notice, highlight=False)
         spent, left = self.lease.spent(), self.lease.left()
         row = {
             "t": self.clock(), "attempt": self.attempt, "stage": report.stage, "step": report.step, "total": report.total,
@@ -330,6 +347,8 @@ class Pipeline:
         }  # fmt: skip
         with open(self.run_dir / METRICS, "a", encoding="utf-8") as f:
             f.write(json.dumps(row) + "\n")
+        self._lines += 1
+        self.sinks.log(self._lines, row)
         speed = report.tokens / report.seconds if report.seconds > 0 else 0.0
         after = (report.total - report.step) * report.seconds
         self.live.update(
@@ -347,25 +366,14 @@ class Pipeline:
             return
         drop_torn(path)
         for row in read_lines(path):
+            self._lines += 1
             self._reported[row["stage"]] = max(self._reported.get(row["stage"], 0), row["step"])
-
-    def _show(self, table: StageTable, artifacts: Sequence[Artifact]) -> None:
-        self.live.end()
-        for a in artifacts:
-            if a.kind == "funnel":
-                terminal.print_funnel(json.loads(a.path.read_text()), self.console)
-            elif a.kind == "traps":
-                for t in json.loads(a.path.read_text()):
-                    if t["verdict"] != "ok":
-                        self.console.print(
-                            f"trap: always answering {t['commonest_answer']!r} is right for {t['share']:.0%} of {t['family']}"
-                            f" ({'left out' if t['verdict'] == 'refuse' else 'kept, watch it'})"
-                        )
 
     # the end
 
     def _finish(self) -> None:
         self.lease.stage = "export"
+        self.sinks.finish()
         weights = self.state["weights"]
         export.write_model(
             self.run_dir, self.base, self.run_dir / weights if weights else None, self.recipe, self.state
@@ -384,9 +392,14 @@ class Pipeline:
         elif reason == "failed" and self.state["status"] == "running":
             self.state.update(status="failed", reason=repr(sys.exc_info()[1]))
         try:
+            if self.sinks.workers:
+                self.state["sinks"] = self.sinks.close()
             self.lease.close(reason)
             self._save()
-            bill_of(self.run_dir, self.recipe, self.book)
+            usages = Ledger.read(self.run_dir / "ledger.jsonl").usages
+            write_json(self.run_dir / "bill.json", bill.to_dict(bill.price(usages, self.book, self.recipe.budget)))
+            if reason in ("done", "budget") and (self.run_dir / "model").is_dir():
+                export.write_card(self.run_dir, self.recipe, self.state)  # again: now with the bill
             page.write(self.run_dir)
             if reason in ("done", "budget"):
                 forget_beat(self.run_dir)
@@ -395,11 +408,3 @@ class Pipeline:
         finally:  # a full disk must not leave the run locked
             self.ledger.close()
             self._lock.close()
-
-
-def bill_of(run_dir: Path, recipe: Recipe, book: PriceBook) -> dict[str, Any]:
-    """Price the ledger of a run and write bill.json."""
-    made = bill.price(Ledger.read(run_dir / "ledger.jsonl").usages, book, recipe.budget)
-    data = bill.to_dict(made)
-    write_json(run_dir / "bill.json", data)
-    return data

@@ -19,6 +19,7 @@ from shoestring.estimate.machine import Profile, current_profile
 from shoestring.recipe import Recipe
 from shoestring.records import Quantity, Usage, UserError
 from shoestring.stages.context import Facts, Forecast
+from shoestring.stages.trainer import TrainerConfig
 
 START_SECONDS = 25.0  # imports, the base model's conversion, the probe; export, bill and page at the end
 EXPORT_SECONDS = 6.0
@@ -67,8 +68,11 @@ class Plan:
         return found[-1] if found else None
 
     def checkpoint_seconds(self) -> float:
-        """Writing masters and both moments, fp32."""
-        return 12.0 * self.shape.parameters() / self.profile.disk_bytes_per_second.mid + 2.0
+        """Writing the recipe's largest checkpoint; before an adapter is merged for it, the base is read once more."""
+        configs = [t.config for t in self.recipe.stages if isinstance(t.config, TrainerConfig)]
+        most = max((c.checkpoint_bytes(self.shape) for c in configs), default=0)
+        merging = self.profile.load_seconds.mid if any(c.lora for c in configs) else 0.0
+        return most / self.profile.disk_bytes_per_second.mid + merging + 2.0
 
     def safe_stop_seconds(self) -> float:
         """The last checkpoint, the final evaluation and the export, at the high end."""

@@ -1,6 +1,7 @@
 """Recipes: TOML in, checked tables out. Every complaint names the file, the line and the nearest right word.
 
-A recipe has the top-level keys `name`, `budget`, `machine`, `base`, `seed`, `rate` and one `[[stage]]` table a stage.
+A recipe has the top-level keys `name`, `budget`, `machine`, `base`, `seed`, `rate`, `report_to` and one `[[stage]]` table
+a stage.
 `use` and `name` belong to the recipe; every other key of a stage table belongs to that stage's `Config` dataclass,
 which the caller passes in (`configs["grpo"]`), so this module knows no stage.
 """
@@ -23,7 +24,7 @@ from tomlkit.exceptions import ParseError
 
 from shoestring.records import UserError, content_hash
 
-TOP_KEYS = ("name", "budget", "machine", "base", "seed", "rate", "stage")
+TOP_KEYS = ("name", "budget", "machine", "base", "seed", "rate", "report_to", "stage")
 MACHINE_KEYS = ("provider", "sku", "count", "region", "market")
 MARKETS = ("on-demand", "spot")
 _SLUG = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
@@ -57,7 +58,8 @@ class StageTable:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A checked recipe. `budget` is in US dollars, `rate` in US dollars an hour of this machine."""
+    """A checked recipe. `budget` is in US dollars, `rate` in US dollars an hour of this machine; `report_to` names the
+    trackers that get the curves besides the run's own files."""
 
     name: str
     budget: Decimal
@@ -67,11 +69,12 @@ class Recipe:
     seed: int
     stages: tuple[StageTable, ...]
     path: str = field(default="", compare=False)
+    report_to: tuple[str, ...] = ()
 
     @property
     def hash(self) -> str:
-        """Content hash of everything that decides the result. Name and budget are left out, so that a run which
-        stopped at its budget can be resumed with a bigger one."""
+        """Content hash of everything that decides the result. Name, budget and report_to are left out, so that a run
+        which stopped at its budget can be resumed with a bigger one."""
         tables = [{"use": s.use, "name": s.name, "config": _plain_config(s.config)} for s in self.stages]
         machine = {k: getattr(self.machine, k) for k in ("kind", *MACHINE_KEYS)}
         data = {"machine": machine, "rate": None if self.rate is None else _money_text(self.rate),
@@ -91,6 +94,8 @@ class Recipe:
             doc["rate"] = f"{_money_text(self.rate)} USD/hour"
         doc["base"] = self.base
         doc["seed"] = self.seed
+        if self.report_to:
+            doc["report_to"] = list(self.report_to)
         tables = tomlkit.aot()
         for stage in self.stages:
             table = tomlkit.table()
@@ -125,10 +130,12 @@ def load(
 
 def loads(
     text: str, configs: Mapping[str, type], overrides: Sequence[str] = (), seed: int | None = None,
-    origin: str = "recipe.toml",
+    origin: str = "recipe.toml", places: Mapping[tuple[str | int, ...], str] | None = None,
 ) -> Recipe:  # fmt: skip
-    """Like `load`, from text; `origin` is the file name that complaints carry."""
+    """Like `load`, from text; `origin` is the file name that complaints carry. places: what a complaint about a value
+    names in place of file and line, such as {("stage", 0, "lr"): "--learning_rate"}."""
     reader = _Reader(text, configs, origin)
+    reader.set.update(places or {})
     for override in overrides:
         reader.override(override)
     return reader.recipe(seed)
@@ -271,7 +278,15 @@ class _Reader:
             raise UserError(f"{self.origin}: no stages; add a [[stage]] table with use = one of "
                             + ", ".join(sorted(self.configs)))  # fmt: skip
         stages = tuple(self.stage(i) for i in range(len(self.stages)))
-        return Recipe(name, budget, machine, rate, base, int(seed), stages, self.origin)
+        return Recipe(name, budget, machine, rate, base, int(seed), stages, self.origin, self.report_to())
+
+    def report_to(self) -> tuple[str, ...]:
+        """["wandb", "tensorboard"], or "wandb,tensorboard"; "none" is none."""
+        value = self.top.get("report_to", [])
+        listed = [p.strip() for p in value.split(",")] if isinstance(value, str) else value
+        if not isinstance(listed, list) or not all(isinstance(v, str) for v in listed):
+            raise self.wrong(f'report_to must be a list of names such as ["tensorboard"], not {value!r}', "report_to")
+        return tuple(dict.fromkeys(v for v in listed if v and v != "none"))
 
     def money(self, key: str, per: str) -> Decimal | None:
         if key not in self.top:

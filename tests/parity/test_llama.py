@@ -72,6 +72,16 @@ def test_sharded_weights_load(tmp_path: Path, relative: Any) -> None:
     assert relative(our_logits(folder.load(tmp_path), IDS), hf_logits(theirs, IDS)) <= 1e-5
 
 
+def test_a_large_model_is_saved_in_several_files_with_an_index(tmp_path: Path, relative: Any) -> None:
+    hf_model(tie_word_embeddings=False, num_attention_heads=4).save_pretrained(tmp_path / "a")
+    ours = folder.load(tmp_path / "a")
+    folder.save(ours, tmp_path / "b", tmp_path / "a", largest=20_000)
+    assert len(list((tmp_path / "b").glob("model-*.safetensors"))) > 2 and not (tmp_path / "b" / "model.safetensors").exists()
+    theirs = transformers.LlamaForCausalLM.from_pretrained(tmp_path / "b", attn_implementation="eager").eval()
+    assert relative(our_logits(ours, IDS), hf_logits(theirs, IDS)) <= 1e-5
+    assert torch.equal(our_logits(folder.load(tmp_path / "b"), IDS), our_logits(ours, IDS))
+
+
 @pytest.mark.parametrize("tied", [True, False])
 def test_saved_folder_loads_in_transformers_with_the_same_logits(tied: bool, tmp_path: Path, relative: Any) -> None:
     hf_model(num_attention_heads=4, num_key_value_heads=2, tie_word_embeddings=tied).save_pretrained(tmp_path / "a")
@@ -133,12 +143,18 @@ def edit(path: Path, **changes: Any) -> None:
 @pytest.mark.parametrize(
     ("changes", "word"),
     [
-        (dict(architectures=["MambaForCausalLM"]), "MambaForCausalLM is not supported; families: llama"),
+        (
+            dict(architectures=["MambaForCausalLM"]),
+            "MambaForCausalLM is not supported; families: gemma3, llama, mistral, qwen2, qwen3, smollm3",
+        ),
         (dict(architectures=...), "none named"),
-        (dict(attention_bias=True), "attention_bias"),
+        (dict(attention_bias=True), "self_attn.q_proj.bias is missing"),
         (dict(hidden_act="gelu"), "gelu"),
-        (dict(rope_parameters={"rope_type": "llama3", "rope_theta": 1e4, "factor": 8.0}), "llama3"),
-        (dict(rope_parameters=None, rope_scaling={"type": "linear", "factor": 2.0}), "linear"),
+        (dict(rope_parameters={"rope_type": "llama3", "rope_theta": 1e4, "factor": 8.0}), "low_freq_factor"),
+        (dict(rope_parameters=None, rope_scaling={"type": "linear"}), "'linear' lacks 'factor'"),
+        (dict(rope_parameters={"rope_type": "longrope", "rope_theta": 1e4}), "longrope"),
+        (dict(partial_rotary_factor=0.5), "partial_rotary_factor"),
+        (dict(rope_parameters={"full_attention": {"rope_theta": 1e4}}), "by layer type"),
         (dict(hidden_size=...), "hidden_size"),
         (dict(num_hidden_layers="many"), "many"),
         (dict(num_attention_heads=0), "config.json"),

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Generator
 from dataclasses import replace
@@ -338,3 +339,73 @@ def test_a_bigger_evaluation_tells_what_a_smaller_one_takes(world: World) -> Non
     p._row("evaluate")["status"] = "waiting"
     assert p._evaluated("evaluate") == pytest.approx(1.3 * measured / 4)
     assert p._evaluated("first") == pytest.approx(1.3 * measured)
+
+
+class Tracker:
+    """A sink that keeps what it gets, or does something else."""
+
+    def __init__(self, does: Callable[[], Any] | None = None) -> None:
+        self.rows: list[tuple[int, dict[str, float]]] = []
+        self.does = does
+
+    def begin(self, run: Any) -> Tracker:
+        return self
+
+    def log(self, step: int, values: Any) -> None:
+        if self.does:
+            self.does()
+        self.rows.append((step, dict(values)))
+
+    def close(self) -> None: ...
+
+
+def track(monkeypatch: pytest.MonkeyPatch, tracker: Tracker) -> str:
+    """The recipe's text with one tracker, which is `tracker`."""
+    monkeypatch.setattr(pipeline.sinks, "check", lambda wanted: None)
+    made = pipeline.sinks.Sinks.__init__
+    monkeypatch.setattr(
+        pipeline.sinks.Sinks, "__init__",
+        lambda self, wanted, run, say: made(self, wanted, run, say, load=lambda name: SimpleNamespace(begin=tracker.begin)),
+    )  # fmt: skip
+    return TEXT.replace("[[stage]]", 'report_to = ["fake"]\n[[stage]]', 1)
+
+
+def test_trackers_see_every_step_once_and_in_order(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The step grows over stages and over a resumed attempt."""
+    tracker = Tracker()
+    text = track(monkeypatch, tracker)
+    world.pipeline("90", text=text).run()
+    first = len(tracker.rows)
+    world.pipeline("300", resume=True, text=text).run()
+    lines = (world.folder / "metrics.jsonl").read_text().splitlines()
+    assert [s for s, _ in tracker.rows] == list(range(1, len(lines) + 1)) and 4 < first < len(lines)
+    assert tracker.rows[0][1]["sft/loss"] == 1.0 and "grpo/loss" in tracker.rows[4][1]
+    spent = [v["usd/spent"] for _, v in tracker.rows]
+    assert spent == sorted(spent) and tracker.rows[0][1]["usd/left"] == pytest.approx(90 - spent[0])
+    assert world.state()["sinks"]["fake"] == {"rows": len(lines) - first, "dropped": 0, "errors": 0, "failed": "", "hangs": False}
+
+
+@pytest.mark.parametrize("hangs", [False, True])
+def test_a_broken_tracker_changes_nothing(world: World, monkeypatch: pytest.MonkeyPatch, hangs: bool) -> None:
+    def fail() -> None:
+        raise RuntimeError("no network")
+
+    plain = world.pipeline().run()
+    bill, state = world.bill(), world.state()
+    world.folder = world.folder.with_name("y")
+    text = track(monkeypatch, Tracker(threading.Event().wait if hangs else fail))
+    began = time.monotonic()
+    run = world.pipeline(text=text)
+    ending = run.run()
+    assert time.monotonic() - began < 2 * pipeline.sinks.CLOSE_SECONDS + 3
+    assert (ending.status, ending.reason, ending.hangs) == (plain.status, plain.reason, hangs)
+    assert world.bill() == bill and world.state()["weights"] == state["weights"]
+    sink = world.state()["sinks"]["fake"]
+    assert sink["rows"] == 0 and sink["hangs"] == hangs and ("no network" in sink["failed"]) != hangs
+    assert run.console.file.getvalue().count("no network") == (0 if hangs else 1), "said once"
+
+
+def test_an_unknown_tracker_is_found_before_a_folder_is_made(world: World) -> None:
+    with pytest.raises(UserError, match="unknown sink 'tensorbord'; did you mean 'tensorboard'"):
+        world.pipeline(text=TEXT.replace("[[stage]]", 'report_to = "tensorbord"\n[[stage]]', 1)).run()
+    assert not world.folder.exists()

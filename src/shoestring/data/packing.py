@@ -31,9 +31,7 @@ def first_fit(sizes: Sequence[int], capacity: int) -> list[list[int]]:
     return bins
 
 
-def collate(
-    examples: Sequence[Example], trees: Sequence[tuple[int, Sequence[int]]], weight_sum: float, count: int
-) -> Batch:
+def collate(examples: Sequence[Example], trees: Sequence[tuple[int, Sequence[int]]], weight_sum: float, count: int) -> Batch:
     """One batch of the given trees (trunk length, examples). weight_sum and count are those of the whole step."""
     tokens: list[int] = []
     positions: list[int] = []
@@ -80,12 +78,31 @@ def collate(
 
 
 def pack(examples: Sequence[Example], rows: int) -> list[Batch]:
-    """Micro-batches of at most `rows` rows each (a longer group stands alone). Raises ValueError without weight."""
+    """Micro-batches of at most `rows` rows each (a longer group stands alone). Raises ValueError without weight.
+
+    As few as `rows` allows, and then as even as they come: the largest one sets the memory's peak, and 1,811 and 601 rows
+    cost as much time as 1,206 twice.
+    """
     weight_sum = float(sum(sum(e.weight) for e in examples))
     if weight_sum <= 0:
         raise ValueError(f"none of {len(examples)} examples has a trained token")
     sequences = [e.tokens for e in examples]
+    prompts = [e.prompt_length for e in examples]
     order = sorted(range(len(examples)), key=lambda i: (sequences[i], i))
-    trees = share_beginnings(sequences, [e.prompt_length for e in examples], order, rows)
-    bins = first_fit([tree_rows(sequences, t) for t in trees], rows)
+
+    def arrange(level: int) -> tuple[Sequence[tuple[int, Sequence[int]]], list[list[int]], int]:
+        """(trees, bins of trees, rows in all) with at most `level` rows a bin."""
+        trees = share_beginnings(sequences, prompts, order, level)
+        sizes = [tree_rows(sequences, t) for t in trees]
+        return trees, first_fit(sizes, level), sum(sizes)
+
+    trees, bins, total = arrange(rows)
+    count = len(bins)
+    level = -(-total // count)
+    while count > 1 and level < rows:
+        even = arrange(level)
+        if len(even[1]) == count:
+            trees, bins, _ = even
+            break
+        level += max(1, rows // 16)
     return [collate(examples, [trees[i] for i in sorted(b)], weight_sum, len(examples)) for b in bins]

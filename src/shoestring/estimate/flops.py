@@ -1,4 +1,4 @@
-"""FLOPs of a Llama-style decoder, counted by formula.
+"""FLOPs of a decoder, counted by formula.
 
 Conventions, the same in plans, metrics and benchmarks:
 
@@ -8,20 +8,26 @@ Conventions, the same in plans, metrics and benchmarks:
 * attention, a token that sees `c` tokens, itself included: 4 · layers · heads · head_dim · c, two FLOPs for each of
   q·k and p·v;
 * causal attention is counted *halved*: in a sequence of T tokens token i sees i tokens, (T + 1) / 2 on average. Tables
-  which count the full T × T square come out higher;
+  which count the full T × T square come out higher. A layer with a sliding window sees at most the window;
 * training is three forwards (6 · N_matmul + three times the attention). Recomputation by activation checkpointing is
   not useful work and is not counted.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class ModelShape:
-    """The sizes of a Llama-style decoder that decide its FLOPs and bytes. Biases and q/k norms (Qwen) are left out."""
+    """The sizes of a decoder that decide its FLOPs and bytes.
+
+    windows: each layer's sliding window, 0 for none; empty where no layer has one. extra: weights beyond the matrices
+    and Llama's two norms a layer (biases, norms of query and key heads, norms after a sublayer); they cost bytes and
+    about no FLOPs.
+    """
 
     layers: int
     hidden: int
@@ -31,6 +37,8 @@ class ModelShape:
     intermediate: int
     vocab: int
     tied: bool
+    windows: tuple[int, ...] = ()
+    extra: int = 0
 
     def __post_init__(self) -> None:
         for name in ("layers", "hidden", "heads", "kv_heads", "head_dim", "intermediate", "vocab"):
@@ -38,6 +46,12 @@ class ModelShape:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
         if self.heads % self.kv_heads:
             raise ValueError(f"{self.heads} heads cannot share {self.kv_heads} key-value heads")
+        if self.windows and (len(self.windows) != self.layers or min(self.windows) < 0):
+            raise ValueError(f"windows {self.windows} must name {self.layers} layers, 0 or more keys each")
+
+    def window_counts(self) -> dict[int, int]:
+        """How many layers have each window; 0 stands for full attention."""
+        return dict(Counter(self.windows)) if self.windows else {0: self.layers}
 
     @property
     def q_width(self) -> int:
@@ -55,12 +69,20 @@ class ModelShape:
     def parameters(self) -> int:
         """All weights, norms included; a tied head counts once. SmolLM2-135M: 134,515,008."""
         embeddings = self.vocab * self.hidden * (1 if self.tied else 2)
-        return embeddings + self.layers * (self.layer_weights() + 2 * self.hidden) + self.hidden
+        return embeddings + self.layers * (self.layer_weights() + 2 * self.hidden) + self.hidden + self.extra
 
 
-def attention_flops(shape: ModelShape, visible: float) -> float:
-    """Forward FLOPs of attention for tokens which see `visible` tokens in total."""
-    return 4.0 * shape.layers * shape.q_width * visible
+def seen(length: float, window: int = 0) -> float:
+    """Keys that the tokens of a sequence see in total, each itself included; at most `window` each if that is not 0."""
+    if not window or length <= window:
+        return length * (length + 1) / 2
+    return window * (window + 1) / 2 + (length - window) * window
+
+
+def attention_flops(shape: ModelShape, start: float, end: float) -> float:
+    """Forward FLOPs of attention for the tokens start + 1 .. end of a sequence, sliding windows honoured."""
+    total = sum(layers * (seen(end, w) - seen(start, w)) for w, layers in shape.window_counts().items())
+    return 4.0 * shape.q_width * total
 
 
 def forward_flops(shape: ModelShape, lengths: Iterable[int], head_tokens: int | None = None) -> float:
@@ -68,14 +90,13 @@ def forward_flops(shape: ModelShape, lengths: Iterable[int], head_tokens: int | 
 
     `head_tokens` is the number of tokens whose logits are computed; by default all of them.
     """
-    tokens = 0
-    visible = 0
+    tokens, attention = 0, 0.0
     for n in lengths:
         tokens += n
-        visible += n * (n + 1) // 2
+        attention += attention_flops(shape, 0, n)
     head = tokens if head_tokens is None else head_tokens
     body = 2.0 * shape.layers * shape.layer_weights() * tokens
-    return body + 2.0 * shape.vocab * shape.hidden * head + attention_flops(shape, visible)
+    return body + 2.0 * shape.vocab * shape.hidden * head + attention
 
 
 def training_flops(shape: ModelShape, lengths: Iterable[int], head_tokens: int | None = None) -> float:
@@ -86,13 +107,15 @@ def training_flops(shape: ModelShape, lengths: Iterable[int], head_tokens: int |
 def flops_per_token(shape: ModelShape, length: float, training: bool = False, head_share: float = 1.0) -> float:
     """FLOPs a token in sequences of `length` tokens; `head_share` is the share of tokens whose logits are computed."""
     matmul = 2.0 * (shape.layers * shape.layer_weights() + shape.vocab * shape.hidden * head_share)
-    forward = matmul + attention_flops(shape, (length + 1) / 2)
+    forward = matmul + attention_flops(shape, 0, length) / length
     return 3.0 * forward if training else forward
 
 
 def decode_flops(shape: ModelShape, context: float) -> float:
     """FLOPs to decode one token with a KV cache when it sees `context` tokens, itself included."""
-    return 2.0 * (shape.layers * shape.layer_weights() + shape.vocab * shape.hidden) + attention_flops(shape, context)
+    matmul = 2.0 * (shape.layers * shape.layer_weights() + shape.vocab * shape.hidden)
+    visible = sum(layers * (min(context, w) if w else context) for w, layers in shape.window_counts().items())
+    return matmul + 4.0 * shape.q_width * visible
 
 
 def generation_flops(shape: ModelShape, prompt: int, new: int, group: int = 1) -> float:
@@ -104,4 +127,5 @@ def generation_flops(shape: ModelShape, prompt: int, new: int, group: int = 1) -
         return 0.0
     prefill = forward_flops(shape, [prompt], head_tokens=1)
     steps = new - 1
-    return prefill + group * steps * decode_flops(shape, prompt + (steps + 1) / 2)
+    matmul = 2.0 * (shape.layers * shape.layer_weights() + shape.vocab * shape.hidden)
+    return prefill + group * (steps * matmul + attention_flops(shape, prompt, prompt + steps))

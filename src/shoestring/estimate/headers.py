@@ -8,6 +8,7 @@ length by length.
 from __future__ import annotations
 
 import json
+import math
 import mmap
 import struct
 from pathlib import Path
@@ -15,23 +16,27 @@ from typing import Any
 
 from shoestring.estimate.flops import ModelShape
 from shoestring.estimate.locate import locate
+from shoestring.estimate.variants import completed, layer_windows
 from shoestring.records import UserError
 
 # GGUF value types: code → struct format of a scalar
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
 _U64 = struct.Struct("<Q")
+# tensors beyond Llama's matrices and norms, by the ends of their names
+_EXTRA = (".bias", "q_norm.weight", "k_norm.weight", "pre_feedforward_layernorm.weight", "post_feedforward_layernorm.weight")
+_EXTRA_GGUF = (".bias", "attn_q_norm.weight", "attn_k_norm.weight", "post_attention_norm.weight", "post_ffw_norm.weight")
 
 
 def model_shape(base: str) -> ModelShape:
     """The sizes of the model that `base` names (see `locate`). Raises UserError for a folder without weights, for
-    headers that cannot be read and for families whose keys are not Llama's."""
+    headers that cannot be read and for families whose keys are unlike those of `models.families`."""
     path = locate(base)
     return shape_of_folder(path) if path.is_dir() else shape_of_gguf(path)
 
 
 def shape_of_folder(folder: Path) -> ModelShape:
-    """From config.json (Llama-style keys), else from the folder's only .gguf. The weights must be there too."""
+    """From config.json and the weights' headers, else from the folder's only .gguf."""
     safetensors = sorted(folder.glob("*.safetensors"))
     ggufs = sorted(folder.glob("*.gguf"))
     if not safetensors and not ggufs:
@@ -50,8 +55,10 @@ def shape_of_folder(folder: Path) -> ModelShape:
     if not isinstance(keys, dict):
         raise UserError(f"{config}: not a table of keys")
 
+    filled = completed(keys)
+
     def number(key: str, default: int | None = None) -> int:
-        value = keys.get(key)
+        value = filled.get(key)
         if value is None and default is not None:
             return default
         if isinstance(value, bool) or not isinstance(value, int):
@@ -60,11 +67,17 @@ def shape_of_folder(folder: Path) -> ModelShape:
 
     heads, hidden = number("num_attention_heads"), number("hidden_size")
     tied = keys.get("tie_word_embeddings")
+    tensors = {name: shape for f in safetensors for name, shape in safetensors_shapes(f).items()}
     if tied is None:  # the default differs from family to family: the weights know
-        tied = not any(_has_head(f) for f in safetensors) if safetensors else True
+        tied = not any(name.endswith("lm_head.weight") for name in tensors)
+    layers = number("num_hidden_layers")
+    try:
+        windows = layer_windows(keys, layers)
+    except (TypeError, ValueError, ZeroDivisionError) as e:
+        raise UserError(f"{config}: {e}") from None
     return _shape(
         str(config),
-        layers=number("num_hidden_layers"),
+        layers=layers,
         hidden=hidden,
         heads=heads,
         kv_heads=number("num_key_value_heads", heads),
@@ -72,6 +85,8 @@ def shape_of_folder(folder: Path) -> ModelShape:
         intermediate=number("intermediate_size"),
         vocab=number("vocab_size"),
         tied=bool(tied),
+        windows=windows,
+        extra=sum(math.prod(shape) for name, shape in tensors.items() if name.endswith(_EXTRA)),
     )
 
 
@@ -82,20 +97,17 @@ def _shape(where: str, **sizes: Any) -> ModelShape:
         raise UserError(f"{where}: {e}") from None
 
 
-def safetensors_names(path: Path) -> list[str]:
-    """The tensors' names in a safetensors file, from its header. Raises UserError for a file that is not one."""
+def safetensors_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Name → shape of the tensors in a safetensors file, from its header. Raises UserError for a file that is not one."""
     try:
         with path.open("rb") as f:
             (length,) = _U64.unpack(f.read(8))
             if length > path.stat().st_size:
                 raise ValueError("header longer than the file")
-            return [k for k in json.loads(f.read(length)) if k != "__metadata__"]
-    except (OSError, ValueError, struct.error) as e:
+            entries = json.loads(f.read(length))
+            return {k: tuple(int(n) for n in v["shape"]) for k, v in entries.items() if k != "__metadata__"}
+    except (OSError, ValueError, TypeError, AttributeError, KeyError, struct.error) as e:
         raise UserError(f"{path}: not a readable safetensors file: {getattr(e, 'strerror', None) or e}") from None
-
-
-def _has_head(path: Path) -> bool:
-    return any(name.endswith("lm_head.weight") for name in safetensors_names(path))
 
 
 def shape_of_gguf(path: Path) -> ModelShape:
@@ -112,9 +124,16 @@ def shape_of_gguf(path: Path) -> ModelShape:
     if not tensors:
         raise UserError(f"{path}: a GGUF without weights")
     hidden, heads = number("embedding_length"), number("attention.head_count")
+    layers = number("block_count")
+    window = keys.get(f"{family}.attention.sliding_window")
+    windows: tuple[int, ...] = ()
+    if window and family == "gemma3":  # the one architecture here for which llama.cpp reads the window
+        pattern = keys.get("gemma3.attention.sliding_window_pattern", 6)
+        pattern = 6 if pattern == layers else pattern  # an array, one entry a layer, is given as its length
+        windows = tuple(0 if (i + 1) % pattern == 0 else int(window) for i in range(layers))
     return _shape(
         str(path),
-        layers=number("block_count"),
+        layers=layers,
         hidden=hidden,
         heads=heads,
         kv_heads=number("attention.head_count_kv", heads),
@@ -122,6 +141,8 @@ def shape_of_gguf(path: Path) -> ModelShape:
         intermediate=number("feed_forward_length"),
         vocab=number("vocab_size", keys.get("tokenizer.ggml.tokens", 0)),
         tied="output.weight" not in tensors,
+        windows=windows,
+        extra=sum(math.prod(shape) for name, shape in tensors.items() if name.endswith(_EXTRA_GGUF)),
     )
 
 

@@ -51,8 +51,13 @@ def _packaged(base: str) -> Path:
 
 
 def _usable(path: Path) -> Path:
+    """A .gguf file, a model folder, or the only .gguf of a folder that is no model folder."""
     if path.is_file() and path.suffix != ".gguf":
         raise UserError(f"base {str(path)!r} is a file but not a .gguf; give the model's folder instead")
+    if path.is_dir() and not (path / "config.json").exists():
+        ggufs = list(path.glob("*.gguf"))
+        if len(ggufs) == 1:
+            return ggufs[0]
     return path
 
 
@@ -70,7 +75,7 @@ def _hub(base: str) -> Path:
     try:
         revision = (root / "refs" / "main").read_text().strip()
         if revision and (snapshot := root / "snapshots" / revision).is_dir():
-            return snapshot
+            return _usable(snapshot)
     except OSError:
         pass
     try:  # downloaded by commit, without a ref: the newest snapshot
@@ -79,4 +84,4 @@ def _hub(base: str) -> Path:
         raise missing from None
     if not snapshots:
         raise missing
-    return snapshots[-1]
+    return _usable(snapshots[-1])

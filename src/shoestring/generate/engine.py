@@ -1,7 +1,9 @@
 """The decode engine: many requests at once over one cache of keys and values.
 
-* a prompt is computed once, however many requests share it, and prompts with a common beginning share that too;
+* a prompt is computed once, however many requests share it, and stays in the cache once for all of them; prompts with a
+  common beginning share its computation too;
 * finished requests leave at once and waiting ones take their rows (continuous batching);
+* the cache has a stated size: a request is admitted when the blocks that it may need are free;
 * the noise is the request's own (`sampling`), log-probabilities come with every token.
 
 The engine reads parameters of a decoder by name and keeps no gradient. `refresh` after the weights have moved.
@@ -9,92 +11,96 @@ The engine reads parameters of a decoder by name and keeps no gradient. `refresh
 
 from __future__ import annotations
 
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 
-from shoestring.generate.linear import Linear, prepack
-from shoestring.generate.sampling import choose, uniform
-from shoestring.records import Document, UserError
-from shoestring.trees import share_beginnings, tree_rows
+from shoestring.generate import decode, prefill
+from shoestring.generate.cache import BLOCK, BlockPool, Span, blocks_for
+from shoestring.generate.linear import Linear
+from shoestring.generate.request import Completion, Event, Request
+from shoestring.generate.sampling import Filter, choose, uniform
 
-PREFILL_ROWS = 2048  # rows of one prefill pack: bounds its activations
-
-
-@dataclass(frozen=True)
-class Request:
-    prompt: tuple[int, ...]
-    max_new: int
-    temperature: float = 0.0
-    seed: int = 0
-    stop: frozenset[int] = frozenset()
-
-
-@dataclass(frozen=True)
-class Completion:
-    """tokens includes the stop token, if one was sampled. logprobs: natural log, one a token."""
-
-    tokens: tuple[int, ...]
-    logprobs: tuple[float, ...]
-    reason: Literal["stop", "length"]
+SHARE = 8  # a prompt of fewer tokens is copied into each of its rows
+TAIL = 24  # tokens that are read back in search of a stop string, beyond the string's own length
 
 
 @dataclass
 class Counters:
-    """What the engine did; prompt_rows against prompt_tokens proves that sharing engaged."""
+    """What the engine did; prompt_rows against prompt_tokens proves that sharing engaged.
+
+    most_blocks: the most blocks of the cache that were in use; waits: steps that a request waited for blocks.
+    """
 
     prompt_tokens: int = 0
     prompt_rows: int = 0
     new_tokens: int = 0
     steps: int = 0
+    most_blocks: int = 0
+    waits: int = 0
 
 
 @dataclass
-class _Row:
-    index: int
+class Prefix:
+    """A prompt that several rows share: its blocks, its next-token logits, and how many rows look at it."""
+
+    span: Span
+    logits: torch.Tensor | None = None
+    rows: int = 0
+
+
+@dataclass(eq=False)
+class Row:
+    id: int
     request: Request
-    length: int  # tokens in the cache
+    own: Span
+    prefix: Span | None
+    reserved: int  # blocks that this row may still come to need, those it has included
+    filter: Filter
     last: int = 0
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
 
+    @property
+    def position(self) -> int:
+        """Of the token that is computed next."""
+        return len(self.request.prompt) + len(self.tokens) - 1
+
 
 class Engine:
-    """Decode with `model` (a `models.decoder.Decoder` or anything with its parameters and `hidden`).
+    """Decode with `model` (a `models.decoder.Decoder`).
 
-    slots: rows decoded together. The cache holds slots x the longest request of a call, bf16 or the model's own type:
-    2 * layers * kv_heads * head_dim * bytes a token.
+    slots: rows decoded together. cache_tokens: what the cache may hold, in tokens of `models` size, rounded up to
+    blocks; by default what `slots` requests of a call's longest kind need. text: token ids → text, for stop strings.
     """
 
-    def __init__(self, model: Any, slots: int = 64) -> None:
-        self.model, self.slots = model, slots
+    def __init__(
+        self, model: Any, slots: int = 64, cache_tokens: int | None = None,
+        text: Callable[[Sequence[int]], str] | None = None,
+    ) -> None:  # fmt: skip
+        if slots < 1 or (cache_tokens is not None and cache_tokens < BLOCK):
+            raise ValueError(f"{slots=} must be at least 1 and {cache_tokens=} at least {BLOCK}")
+        self.model, self.slots, self.cache_tokens, self.text = model, slots, cache_tokens, text
         self.counters = Counters()
         self.refresh()
 
     def refresh(self) -> None:
         """Re-read the parameters. Call after an optimiser step."""
-        m = self.model
-        self._layers: list[tuple[torch.Tensor, Linear, Linear, torch.Tensor, Linear, Linear]] = [
-            (
-                b.attention_norm.detach(),
-                prepack(b.qkv, self.slots),
-                prepack(b.out, self.slots),
-                b.mlp_norm.detach(),
-                prepack(b.gate_up, self.slots),
-                prepack(b.down, self.slots),
-            )
-            for b in m.blocks
-        ]
-        self._head = prepack(m.output_weight, self.slots)
+        self.layers = decode.prepare(self.model, self.slots)
+        self.head = Linear(self.model.output_weight, self.slots)
 
-    @torch.inference_mode()
+    def open(self, cache_tokens: int | None = None) -> Session:
+        """A running batch that takes requests as they come. Its cache holds `cache_tokens`, or the engine's own size."""
+        tokens = cache_tokens or self.cache_tokens or self.slots * min(1024, self.model.config.max_positions)
+        return Session(self, blocks_for(tokens))
+
     def generate(
         self, requests: Sequence[Request], on_finish: Callable[[int, Completion], None] | None = None
     ) -> list[Completion]:
-        """Completions in the order of the requests. A request that cannot fit the model's window is a UserError."""
+        """Completions in the order of the requests; one that cannot be met has reason "error"."""
         out: list[Completion | None] = [None] * len(requests)
         for i, done in self.stream(requests):
             out[i] = done
@@ -102,172 +108,259 @@ class Engine:
                 on_finish(i, done)
         return [c for c in out if c is not None]
 
-    @torch.inference_mode()
     def stream(self, requests: Sequence[Request]) -> Iterator[tuple[int, Completion]]:
         """Yield (index, completion) as requests finish."""
+        for event in self.tokens(requests):
+            if len(event) == 2:
+                yield event
+
+    def tokens(self, requests: Sequence[Request]) -> Iterator[Event]:
+        """(index, token, log-probability) as they are sampled; (index, completion) ends a request."""
         if not requests:
             return
-        window = max(len(r.prompt) + r.max_new for r in requests)
-        limit = self.model.config.max_positions
-        for i, r in enumerate(requests):
-            if not r.prompt or len(r.prompt) + r.max_new > limit or r.max_new < 1:
-                raise UserError(f"request {i}: {len(r.prompt)} prompt + {r.max_new} new tokens; the window is {limit}")
-        c = self.model.config
-        weight = self.model.embedding
-        slots = min(self.slots, len(requests))
-        cache = torch.zeros(c.layers, 2, slots, c.kv_heads, window, c.head_dim, dtype=weight.dtype)
         # neighbours share beginnings: sorting puts equal prompts side by side
-        queue = sorted(range(len(requests)), key=lambda i: (requests[i].prompt, i), reverse=True)
-        rows: list[_Row] = []
-        while queue or rows:
-            free = slots - len(rows)
-            if queue and (not rows or free >= max(1, slots // 8)):
-                taken = [queue.pop() for _ in range(min(free, len(queue)))]
-                fresh = [_Row(i, requests[i], len(requests[i].prompt)) for i in taken]
-                first = self._prefill(fresh, cache, len(rows))
-                rows.extend(fresh)
-                yield from self._take(rows, len(rows) - len(fresh), first, cache)
-                continue
-            yield from self._take(rows, 0, self._step(rows, cache), cache)
+        order = sorted(range(len(requests)), key=lambda i: (requests[i].prompt, i))
+        with self.open(self.cache_tokens or self._needed(requests)) as session:
+            names = {session.add(requests[i]): i for i in order}
+            while not session.idle:
+                for event in session.step():
+                    yield (names[event[0]], *event[1:])  # pyright: ignore[reportReturnType]
 
-    def _take(
-        self, rows: list[_Row], start: int, logits: torch.Tensor, cache: torch.Tensor
-    ) -> Iterator[tuple[int, Completion]]:
-        """Sample for rows[start:], retire the finished and close the gaps they leave."""
-        some = rows[start:]
-        tokens, logprobs = choose(
-            logits, [r.request.temperature for r in some], [uniform(r.request.seed, len(r.tokens)) for r in some]
+    def _needed(self, requests: Sequence[Request]) -> int:
+        """Cache tokens for `slots` requests of the longest kind, and for the prompts that they share."""
+        limit = self.model.config.max_positions
+        fitting = [r for r in requests if len(r.prompt) + r.max_new <= limit]
+        longest = max((blocks_for(len(r.prompt) + r.max_new) + 1 for r in fitting), default=1)
+        return BLOCK * min(self.slots, len(requests)) * longest
+
+
+class Session:
+    """Requests that arrive and leave while others run. Not for several threads at once."""
+
+    def __init__(self, engine: Engine, blocks: int) -> None:
+        self.engine, self.model = engine, engine.model
+        c = self.model.config
+        w = self.model.embedding
+        self.pool = BlockPool(c.layers, c.kv_heads, c.head_dim, blocks, w.dtype, w.device)
+        self.rows: list[Row] = []
+        self.waiting: deque[tuple[int, Request]] = deque()
+        self.prefixes: dict[tuple[int, ...], Prefix] = {}
+        self._wanted: Counter[tuple[int, ...]] = Counter()  # prompts among the waiting
+        self._refused: list[Event] = []
+        self._reserved = 0
+        self._next = 0
+        self._plan: decode.Plan | None = None
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of every request and of the cache."""
+        self.rows.clear()
+        self.waiting.clear()
+        self.prefixes.clear()
+        del self.pool.storage, self.pool.flat, self.pool.pairs
+
+    @property
+    def idle(self) -> bool:
+        return not (self.rows or self.waiting or self._refused)
+
+    def add(self, request: Request) -> int:
+        """Queue a request; its id. One that cannot be met ends with reason "error" at the next step."""
+        self._next += 1
+        fault = self._fault(request)
+        if fault:
+            self._refused.append((self._next, Completion((), (), "error", fault)))
+        else:
+            self.waiting.append((self._next, request))
+            self._wanted[request.prompt] += 1
+        return self._next
+
+    def _fault(self, r: Request) -> str:
+        limit = self.model.config.max_positions
+        if not r.prompt or r.max_new < 1 or len(r.prompt) + r.max_new > limit:
+            return f"{len(r.prompt)} prompt + {r.max_new} new tokens; the window is {limit}"
+        if self._blocks(r, False) > self.pool.capacity:
+            return f"{len(r.prompt)} prompt + {r.max_new} new tokens; the cache holds {self.pool.capacity * BLOCK}"
+        if r.temperature < 0 or not 0 < r.top_p <= 1 or r.top_k < 0 or not 0 <= r.min_p < 1:
+            return "temperature must be 0 or more, top_p in (0, 1], top_k 0 or more, min_p in [0, 1)"
+        if r.stop_strings and self.engine.text is None:
+            return "stop strings need an engine that can read text"
+        return ""
+
+    def cancel(self, id: int) -> bool:
+        """Forget a request, freeing its blocks at once. False if it had ended."""
+        for k, row in enumerate(self.rows):
+            if row.id == id:
+                self._retire(k)
+                return True
+        for entry in self.waiting:
+            if entry[0] == id:
+                self.waiting.remove(entry)
+                self._unwant(entry[1].prompt)
+                return True
+        return False
+
+    @torch.inference_mode()
+    def step(self) -> list[Event]:
+        """Admit waiting requests if there is room, else sample one token a row. Events in the order of the rows."""
+        events, self._refused = self._refused, []
+        fresh = self._admit()
+        if fresh:
+            events += self._take(len(self.rows) - len(fresh), self._prefill(fresh))
+        elif self.rows:
+            events += self._take(0, self._decode())
+        self.engine.counters.most_blocks = max(self.engine.counters.most_blocks, self.pool.used)
+        return events
+
+    # admission
+
+    @staticmethod
+    def _blocks(r: Request, shared: bool) -> int:
+        """Blocks of its own that a request may come to need; its last token is never written."""
+        return blocks_for((0 if shared else len(r.prompt)) + r.max_new - 1)
+
+    def _admit(self) -> list[Row]:
+        free = self.engine.slots - len(self.rows)
+        if not self.waiting or (self.rows and free < max(1, self.engine.slots // 8)):
+            return []
+        fresh: list[Row] = []
+        while self.waiting and free > len(fresh):
+            id, r = self.waiting[0]
+            prefix = self.prefixes.get(r.prompt)
+            shared = prefix is not None or (len(r.prompt) >= SHARE and self._wanted[r.prompt] > 1)
+            own, more = self._blocks(r, shared), blocks_for(len(r.prompt)) if shared and prefix is None else 0
+            if self._reserved + own + more > self.pool.capacity:
+                if not self.rows and not fresh:  # alone it fits: prompts kept for later give way, and its own is not shared
+                    self._evict()
+                    self._wanted[r.prompt] = 1
+                    continue
+                self.engine.counters.waits += 1
+                break
+            self.waiting.popleft()
+            if shared and prefix is None:
+                prefix = self.prefixes[r.prompt] = Prefix(Span(shared=True))
+            if prefix is not None:
+                prefix.rows += 1
+            self._unwant(r.prompt)
+            self._reserved += own + more
+            start = len(r.prompt) if prefix else 0
+            span, narrow = prefix.span if prefix else None, Filter(r.top_p, r.top_k, r.min_p)
+            fresh.append(Row(id, r, Span(start), span, own, narrow))
+        self.rows += fresh
+        return fresh
+
+    def _unwant(self, prompt: tuple[int, ...]) -> None:
+        self._wanted[prompt] -= 1
+        if self._wanted[prompt] <= 0:
+            del self._wanted[prompt]
+        self._drop(prompt)
+
+    def _drop(self, prompt: tuple[int, ...]) -> None:
+        """Free a shared prompt that no row reads and no waiting request wants."""
+        prefix = self.prefixes.get(prompt)
+        if prefix is not None and not prefix.rows and prompt not in self._wanted:
+            self._free(prompt, prefix)
+
+    def _free(self, prompt: tuple[int, ...], prefix: Prefix) -> None:
+        self._reserved -= blocks_for(len(prompt))
+        self.pool.release(prefix.span)
+        del self.prefixes[prompt]
+
+    def _evict(self) -> None:
+        for prompt, prefix in list(self.prefixes.items()):
+            if not prefix.rows:
+                self._free(prompt, prefix)
+
+    # computing
+
+    def _prefill(self, fresh: list[Row]) -> torch.Tensor:
+        """Compute the prompts of new rows into the cache; next-token logits [len(fresh), V]."""
+        spans: dict[tuple[int, ...], list[Span]] = {}
+        for row in fresh:
+            prompt = row.request.prompt
+            self.engine.counters.prompt_tokens += len(prompt)
+            if row.prefix is None:
+                spans.setdefault(prompt, []).append(row.own)
+            elif self.prefixes[prompt].logits is None:
+                spans[prompt] = [row.prefix]
+        for prompt, copies in spans.items():
+            for span in copies:
+                self.pool.grow(span, len(prompt))
+                span.length = len(prompt)
+        logits: dict[tuple[int, ...], torch.Tensor] = {}
+        if spans:
+            hidden, rows = prefill.run(self.model, spans, self.pool)
+            self.engine.counters.prompt_rows += rows
+            for prompt, row in zip(hidden, self.engine.head(torch.stack(list(hidden.values()))), strict=True):
+                logits[prompt] = row
+                if prompt in self.prefixes:
+                    self.prefixes[prompt].logits = row
+        return torch.stack(
+            [logits[p] if p in logits else self.prefixes[p].logits for p in (r.request.prompt for r in fresh)]  # pyright: ignore
         )
-        finished = []
+
+    def _decode(self) -> torch.Tensor:
+        device = self.model.embedding.device
+        for row in self.rows:
+            self.pool.grow(row.own, row.own.length + 1)
+        if self._plan is None or self._plan.version != self.pool.version:
+            self._plan = decode.Plan(self.rows, self.pool, device)
+        tokens = torch.tensor([r.last for r in self.rows], device=device)
+        positions = torch.tensor([r.position for r in self.rows], device=device)
+        hidden = decode.step(self.model, self.engine.layers, self.pool, self._plan, tokens, positions)
+        for row in self.rows:
+            row.own.length += 1
+        self.engine.counters.steps += 1
+        return self.engine.head(hidden)
+
+    # sampling
+
+    def _take(self, start: int, logits: torch.Tensor) -> list[Event]:
+        """Sample for rows[start:] and retire the finished."""
+        some = self.rows[start:]
+        tokens, logprobs = choose(
+            logits,
+            [r.request.temperature for r in some],
+            [uniform(r.request.seed, len(r.tokens)) if r.request.temperature else 0.0 for r in some],
+            [r.filter for r in some],
+        )
+        events: list[Event] = []
+        ended: list[int] = []
         for k, (row, token, lp) in enumerate(zip(some, tokens.tolist(), logprobs.tolist(), strict=True)):
             row.last = token
             row.tokens.append(token)
             row.logprobs.append(lp)
-            if token in row.request.stop or len(row.tokens) >= row.request.max_new:
-                finished.append(start + k)
-        self.counters.new_tokens += len(some)
-        for at in reversed(finished):
-            row = rows[at]
-            reason: Literal["stop", "length"] = "stop" if row.last in row.request.stop else "length"
-            yield row.index, Completion(tuple(row.tokens), tuple(row.logprobs), reason)
-            tail = rows.pop()
-            if tail is not row:
-                n = tail.length
-                cache[:, :, at, :, :n] = cache[:, :, len(rows), :, :n]
-                rows[at] = tail
+            events.append((row.id, token, lp))
+            reason = self._reason(row)
+            if reason:
+                ended.append(start + k)
+                events.append((row.id, Completion(tuple(row.tokens), tuple(row.logprobs), reason)))
+        self.engine.counters.new_tokens += len(some)
+        for at in reversed(ended):
+            self._retire(at)
+        return events
 
-    def _prefill(self, fresh: list[_Row], cache: torch.Tensor, base: int) -> torch.Tensor:
-        """Fill the cache for rows base..; returns the next-token logits [len(fresh), V]."""
-        logits: list[torch.Tensor] = []
-        unique: list[tuple[int, ...]] = []
-        users: list[list[int]] = []
-        for k, row in enumerate(fresh):
-            if unique and unique[-1] == row.request.prompt:
-                users[-1].append(k)
-            else:
-                unique.append(row.request.prompt)
-                users.append([k])
-        for trees in pack_prompts(unique):
-            logits.append(self._prefill_pack(trees, unique, users, cache, base))
-        return torch.cat(logits)
+    def _reason(self, row: Row) -> Literal["stop", "length", ""]:
+        r = row.request
+        if row.last in r.stop:
+            return "stop"
+        if r.stop_strings and self.engine.text is not None:
+            tail = self.engine.text(row.tokens[-TAIL - max(map(len, r.stop_strings)) :])
+            if any(s in tail for s in r.stop_strings):
+                return "stop"
+        return "length" if len(row.tokens) >= r.max_new else ""
 
-    def _prefill_pack(
-        self,
-        trees: list[tuple[int, list[int]]],
-        unique: list[tuple[int, ...]],
-        users: list[list[int]],
-        cache: torch.Tensor,
-        base: int,
-    ) -> torch.Tensor:
-        tokens: list[int] = []
-        positions: list[int] = []
-        documents: list[Document] = []
-        source: list[int] = []  # row of the pack → (slot, position) of the cache
-        slot: list[int] = []
-        place: list[int] = []
-        last: list[int] = []
-        for trunk, members in trees:
-            start = len(tokens)
-            tokens += unique[members[0]][:trunk]
-            positions += range(trunk)
-            branches = []
-            for u in members:
-                prompt = unique[u]
-                begin = len(tokens)
-                tokens += prompt[trunk:]
-                positions += range(trunk, len(prompt))
-                branches.append((begin, len(tokens)))
-                own = [*range(start, start + trunk), *range(begin, len(tokens))]
-                for k in users[u]:
-                    source += own
-                    slot += [base + k] * len(own)
-                    place += range(len(own))
-                    last.append(own[-1])
-                    self.counters.prompt_tokens += len(own)
-            documents.append(Document(start, len(tokens), trunk, tuple(branches) if len(members) > 1 else ()))
-        self.counters.prompt_rows += len(tokens)
-        src, s, p = torch.tensor(source), torch.tensor(slot), torch.tensor(place)
-
-        def sink(layer: int, k: torch.Tensor, v: torch.Tensor) -> None:
-            cache[layer, 0][s, :, p] = k.index_select(0, src)
-            cache[layer, 1][s, :, p] = v.index_select(0, src)
-
-        h = self.model.hidden(torch.tensor(tokens), torch.tensor(positions), documents, kv_sink=sink)
-        return self._head(h.index_select(0, torch.tensor(last)))
-
-    def _step(self, rows: list[_Row], cache: torch.Tensor) -> torch.Tensor:
-        """One token for every row; returns logits [len(rows), V]."""
-        m, c = self.model, self.model.config
-        b = len(rows)
-        lengths = torch.tensor([r.length for r in rows])
-        width = int(lengths.max()) + 1
-        cos, sin = m.rope(lengths)
-        cos, sin = cos.to(cache.dtype)[:, None, :], sin.to(cache.dtype)[:, None, :]
-        mask = torch.zeros(b, 1, 1, width)
-        scale = c.head_dim**-0.5
-        mask.masked_fill_((torch.arange(width)[None, :] > lengths[:, None])[:, None, None, :], float("-inf"))
-        index = torch.arange(b)
-        turned = c.heads + c.kv_heads
-        half = c.head_dim // 2
-        x = F.embedding(torch.tensor([r.last for r in rows]), m.embedding)
-        for layer, (norm1, qkv_of, out_of, norm2, gate_up_of, down_of) in enumerate(self._layers):
-            qkv = qkv_of(_norm(x, norm1, c.norm_eps)).view(b, turned + c.kv_heads, c.head_dim)
-            left, right = qkv[:, :turned, :half], qkv[:, :turned, half:]
-            qk = torch.cat((left * cos - right * sin, right * cos + left * sin), dim=-1)
-            cache[layer, 0][index, :, lengths] = qk[:, c.heads :]
-            cache[layer, 1][index, :, lengths] = qkv[:, turned:]
-            # the query heads of one key head stand as rows of one attention: no repeated keys
-            q = qk[:, : c.heads].reshape(b, c.kv_heads, c.group, c.head_dim)
-            k, v = cache[layer, 0, :b, :, :width], cache[layer, 1, :b, :, :width]
-            s = torch.matmul(q, k.transpose(2, 3)).float().mul_(scale).add_(mask)
-            o = torch.matmul(torch.softmax(s, -1).to(v.dtype), v)
-            x = x + out_of(o.reshape(b, -1))
-            gate, up = gate_up_of(_norm(x, norm2, c.norm_eps)).chunk(2, -1)
-            x = x + down_of(F.silu(gate) * up)
-        for row in rows:
-            row.length += 1
-        self.counters.steps += 1
-        return self._head(_norm(x, m.norm, c.norm_eps))
-
-
-def _norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
-    wide = x.float()
-    return (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps)).to(x.dtype) * weight
-
-
-def pack_prompts(unique: Sequence[tuple[int, ...]]) -> list[list[tuple[int, list[int]]]]:
-    """Packs of trees (shared beginning, members) over sorted distinct prompts, in order.
-
-    The last token of a prompt is never shared, because its hidden state is the one that predicts.
-    """
-    trees = share_beginnings(unique, [len(p) - 1 for p in unique], range(len(unique)), PREFILL_ROWS)
-    packs: list[list[tuple[int, list[int]]]] = []
-    size = 0
-    for tree in trees:
-        rows = tree_rows(unique, tree)
-        if not packs or size + rows > PREFILL_ROWS:
-            packs.append([])
-            size = 0
-        packs[-1].append(tree)
-        size += rows
-    return packs
+    def _retire(self, at: int) -> None:
+        row = self.rows[at]
+        self.rows[at] = self.rows[-1]
+        self.rows.pop()
+        self.pool.release(row.own)
+        self.pool.version += 1  # the rows have changed, even where no block was held
+        self._reserved -= row.reserved
+        if row.prefix is not None:
+            self.prefixes[row.request.prompt].rows -= 1
+            self._drop(row.request.prompt)

@@ -6,12 +6,8 @@ one copy of the weights and paid 1.2 to 1.9 times here (docs/LOG.md).
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 import torch.nn.functional as F
-
-Linear = Callable[[torch.Tensor], torch.Tensor]
 
 
 def can_prepack(weight: torch.Tensor) -> bool:
@@ -23,11 +19,22 @@ def can_prepack(weight: torch.Tensor) -> bool:
     )
 
 
-def prepack(weight: torch.Tensor, rows: int) -> Linear:
-    """A function x [rows, in] → [rows, out] for weight [out, in]. Exact in the sense of the library's own rounding."""
-    w = weight.detach()
-    if not can_prepack(w):
-        return lambda x: F.linear(x, w)
-    packed = torch.ops.mkldnn._reorder_linear_weight(w.contiguous(), rows)
-    run = torch.ops.mkldnn._linear_pointwise
-    return lambda x: run(x, packed, None, "none", [], "")
+class Linear:
+    """x [rows, in] → [rows, out] for weight [out, in] and bias [out]. Exact in the sense of the library's rounding."""
+
+    def __init__(self, weight: torch.Tensor, rows: int, bias: torch.Tensor | None = None) -> None:
+        w = weight.detach()
+        self.bias = None if bias is None else bias.detach()
+        self.packed = can_prepack(w)
+        self.weight = torch.ops.mkldnn._reorder_linear_weight(w.contiguous(), rows) if self.packed else w
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        if self.packed:
+            return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
+        return F.linear(x, self.weight, self.bias)
+
+    def add(self, x: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
+        """residual + self(x), in one pass where the library can."""
+        if self.packed:
+            return torch.ops.mkldnn._linear_pointwise.binary(x, residual, self.weight, self.bias, "add")
+        return residual + F.linear(x, self.weight, self.bias)

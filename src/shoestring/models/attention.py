@@ -23,12 +23,16 @@ FAR = 1 << 30
 
 @dataclass
 class Bucket:
-    """queries [B, Lq] and keys [B, Lk]: rows of the pack (padding repeats row 0 of the item). bias [B, 1, Lq, Lk] fp32."""
+    """queries [B, Lq] and keys [B, Lk]: rows of the pack (padding repeats row 0 of the item).
+
+    bias [B, 1, Lq, Lk] fp32: 0 or minus infinity. windowed: the same for each sliding window that hides something here.
+    """
 
     queries: torch.Tensor
     keys: torch.Tensor
     bias: torch.Tensor
     causal: bool  # no trunk: plain causal attention
+    windowed: dict[int, torch.Tensor]
 
 
 @dataclass
@@ -36,7 +40,7 @@ class AttentionPlan:
     """How one pack is attended.
 
     scatter [N]: for each row, its slot among the concatenated queries. `once`: every row is a key once, so the key
-    gradient is a gather too; otherwise (shared trunks) it is a sum.
+    gradient is a gather too; otherwise (shared trunks) it is a sum. windows: those that it can be attended with.
     """
 
     buckets: list[Bucket]
@@ -45,6 +49,21 @@ class AttentionPlan:
     key_real: torch.Tensor
     scatter: torch.Tensor
     once: bool
+    windows: tuple[int, ...] = ()
+
+    def to(self, device: torch.device) -> AttentionPlan:
+        """The plan with its indices on another device."""
+        if self.scatter.device == device:
+            return self
+        buckets = [
+            Bucket(
+                b.queries.to(device), b.keys.to(device), b.bias.to(device), b.causal,
+                {w: t.to(device) for w, t in b.windowed.items()},
+            )
+            for b in self.buckets
+        ]  # fmt: skip
+        rows = (t.to(device) for t in (self.query_rows, self.key_rows, self.key_real, self.scatter))
+        return AttentionPlan(buckets, *rows, once=self.once, windows=self.windows)
 
 
 def _items(documents: Sequence[Document]) -> list[tuple[tuple[int, int], tuple[int, int]]]:
@@ -60,8 +79,12 @@ def _items(documents: Sequence[Document]) -> list[tuple[tuple[int, int], tuple[i
     return [x for x in items if x[0][1] > x[0][0]]
 
 
-def plan_attention(documents: Sequence[Document], rows: int) -> AttentionPlan:
-    """Bucket the items of a pack of `rows` rows."""
+def plan_attention(documents: Sequence[Document], rows: int, windows: Sequence[int] = ()) -> AttentionPlan:
+    """Bucket the items of a pack of `rows` rows. windows: the layers' sliding windows, 0 for none.
+
+    A window counts positions: row i sees the keys i - window + 1 .. i of its own sequence, a branch those of its trunk too.
+    """
+    sliding = sorted({w for w in windows if w})
 
     def size(item: tuple[tuple[int, int], tuple[int, int]]) -> tuple[int, int]:
         (a, b), (s, e) = item
@@ -100,8 +123,14 @@ def plan_attention(documents: Sequence[Document], rows: int) -> AttentionPlan:
             scatter[a:b] = torch.arange(offset + i * lq, offset + i * lq + n)
         hidden = key_at[:, None, :] > query_at[:, :, None]
         bias = torch.zeros(hidden.shape).masked_fill_(hidden, float("-inf"))[:, None]
+        windowed = {}
+        for window in sliding:
+            if window < lk:
+                past = key_at[:, None, :] <= query_at[:, :, None] - window
+                past &= query_at[:, :, None] < FAR  # a padded query that sees nothing would be not a number
+                windowed[window] = bias.masked_fill(past[:, None], float("-inf"))
         key_real.append((key_at <= FAR).reshape(-1))
-        buckets.append(Bucket(queries, keys, bias, causal=group[0][1][1] == group[0][1][0]))
+        buckets.append(Bucket(queries, keys, bias, group[0][1][1] == group[0][1][0], windowed))
         offset += len(group) * lq
     return AttentionPlan(
         buckets,
@@ -110,6 +139,7 @@ def plan_attention(documents: Sequence[Document], rows: int) -> AttentionPlan:
         torch.cat(key_real),
         scatter,
         once=all(b.causal for b in buckets),
+        windows=tuple(sliding),
     )
 
 
@@ -140,7 +170,7 @@ class _Keys(torch.autograd.Function):
         if plan.once:  # keys and queries have the same slots
             return grad.index_select(0, plan.scatter), None
         real = plan.key_real.nonzero()[:, 0]
-        out = torch.zeros(ctx.rows, grad.shape[1], dtype=torch.float32)
+        out = torch.zeros(ctx.rows, grad.shape[1], dtype=torch.float32, device=grad.device)
         out.index_add_(0, plan.key_rows.index_select(0, real), grad.index_select(0, real).float())
         return out.to(grad.dtype), None
 
@@ -161,16 +191,17 @@ class _Answers(torch.autograd.Function):
 
 
 class _Products(torch.autograd.Function):
-    """softmax(q kᵀ / sqrt(d) + bias) v for q [B, K, G * Lq, d], k and v [B, K, Lk, d], bias [B, 1, Lq, Lk]."""
+    """softmax(scale q kᵀ + bias) v for q [B, K, G * Lq, d], k and v [B, K, Lk, d], bias [B, 1, Lq, Lk]."""
 
     @staticmethod
-    def forward(ctx, q, k, v, bias):
-        b, heads, rows, d = q.shape
+    def forward(ctx, q, k, v, bias, scale):
+        b, heads, rows, _ = q.shape
         lq, lk = bias.shape[-2:]
         s = torch.matmul(q, k.transpose(2, 3)).view(b, heads, rows // lq, lq, lk).float()
-        p = torch.softmax(s.mul_(d**-0.5).add_(bias[:, :, None]), -1).to(q.dtype).view(b, heads, rows, lk)
+        p = torch.softmax(s.mul_(scale).add_(bias[:, :, None]), -1).to(q.dtype).view(b, heads, rows, lk)
         o = torch.matmul(p, v)
         ctx.save_for_backward(q, k, v, p, o)
+        ctx.scale = scale
         return o
 
     @staticmethod
@@ -179,12 +210,45 @@ class _Products(torch.autograd.Function):
         grad = grad.contiguous()
         grad_v = torch.matmul(p.transpose(2, 3), grad)
         delta = (grad.float() * o.float()).sum(-1, keepdim=True)
-        s = torch.matmul(grad, v.transpose(2, 3)).float().sub_(delta).mul_(p).mul_(q.shape[-1] ** -0.5).to(q.dtype)
-        return torch.matmul(s, k), torch.matmul(s.transpose(2, 3), q), grad_v, None
+        s = torch.matmul(grad, v.transpose(2, 3)).float().sub_(delta).mul_(p).mul_(ctx.scale).to(q.dtype)
+        return torch.matmul(s, k), torch.matmul(s.transpose(2, 3), q), grad_v, None, None
 
 
-def attend(qkv: torch.Tensor, plan: AttentionPlan, heads: int, kv_heads: int, head_dim: int) -> torch.Tensor:
-    """qkv [N, (heads + 2 kv_heads) * head_dim], rotated → [N, heads * head_dim]."""
+def _slide(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Tensor, scale: float, window: int) -> torch.Tensor:
+    """Causal attention through a window, a piece of the queries at a time: each piece reads only the keys in its reach.
+
+    q [B, H, L, d], k and v [B, K, L, d], bias [B, 1, L, L] → [B, H, L, d]. L · (window + piece) scores in place of L · L.
+    """
+    length, piece, outs = q.shape[2], max(window, SHORT), []
+    for start in range(0, length, piece):
+        end, first = min(length, start + piece), max(0, start - window + 1)
+        mask = bias[:, :, start:end, first:end] == 0
+        mask |= ~mask.any(-1, keepdim=True)  # padded queries may have every key here hidden
+        outs.append(
+            F.scaled_dot_product_attention(
+                q[:, :, start:end], k[:, :, first:end], v[:, :, first:end], attn_mask=mask, scale=scale,
+                enable_gqa=q.shape[1] != k.shape[1],
+            )
+        )  # fmt: skip
+    return torch.cat(outs, 2)
+
+
+def attend(
+    qkv: torch.Tensor,
+    plan: AttentionPlan,
+    heads: int,
+    kv_heads: int,
+    head_dim: int,
+    scale: float | None = None,
+    window: int = 0,
+) -> torch.Tensor:
+    """qkv [N, (heads + 2 kv_heads) * head_dim], rotated → [N, heads * head_dim].
+
+    scale multiplies q·k (head_dim ** -0.5 unless given). window: one of those that the plan was made with, 0 for none.
+    """
+    if window and window not in plan.windows:
+        raise ValueError(f"the plan was made with windows {plan.windows}, not {window}")
+    by = head_dim**-0.5 if scale is None else scale
     queries, keys = qkv.split([heads * head_dim, 2 * kv_heads * head_dim], dim=1)
     queries, keys = _Queries.apply(queries, plan), _Keys.apply(keys, plan)
     group = heads // kv_heads
@@ -196,18 +260,21 @@ def attend(qkv: torch.Tensor, plan: AttentionPlan, heads: int, kv_heads: int, he
         kv = keys[k_at : k_at + b * lk].view(b, lk, 2, kv_heads, head_dim).permute(2, 0, 3, 1, 4)
         q_at, k_at = q_at + b * lq, k_at + b * lk
         q = q.permute(0, 2, 3, 1, 4)  # [B, K, G, Lq, d]
+        bias = bucket.windowed.get(window, bucket.bias)
         if lq <= SHORT:
             q = q.reshape(b, kv_heads, group * lq, head_dim)
-            o = _Products.apply(q, kv[0].contiguous(), kv[1].contiguous(), bucket.bias)
+            o = _Products.apply(q, kv[0].contiguous(), kv[1].contiguous(), bias, by)
             o = o.view(b, kv_heads, group, lq, head_dim)
         else:
-            o = F.scaled_dot_product_attention(
-                q.reshape(b, heads, lq, head_dim),
-                kv[0],
-                kv[1],
-                attn_mask=None if bucket.causal else (bucket.bias == 0),
-                is_causal=bucket.causal,
-                enable_gqa=heads != kv_heads,
-            ).view(b, kv_heads, group, lq, head_dim)
+            q = q.reshape(b, heads, lq, head_dim)
+            if bias is not bucket.bias and bucket.causal:
+                o = _slide(q, kv[0], kv[1], bias, by, window)
+            else:
+                mask = None if bucket.causal else bias == 0
+                grouped = heads != kv_heads
+                o = F.scaled_dot_product_attention(
+                    q, kv[0], kv[1], attn_mask=mask, is_causal=bucket.causal, scale=by, enable_gqa=grouped
+                )
+            o = o.view(b, kv_heads, group, lq, head_dim)
         outs.append(o.permute(0, 3, 1, 2, 4).reshape(b * lq, heads * head_dim))
     return _Answers.apply(outs[0] if len(outs) == 1 else torch.cat(outs), plan)

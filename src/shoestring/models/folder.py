@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
-from shoestring.models import families
+from shoestring.models import families, shards
 from shoestring.models.decoder import Decoder
 from shoestring.records import UserError
 
@@ -27,7 +25,6 @@ SIDE_FILES = (
     "merges.txt",
     "tokenizer.model",
 )
-TIED_NAME = "lm_head.weight"
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -43,28 +40,6 @@ def read_config(folder: Path) -> dict[str, Any]:
     return found
 
 
-def tensor_reader(folder: Path) -> Callable[[str], torch.Tensor]:
-    """A function name → tensor over every *.safetensors of the folder, sharded or not."""
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        raise UserError(f"{folder}: no weights; expected *.safetensors beside config.json")
-    where: dict[str, Any] = {}
-    for file in files:
-        try:
-            handle = safe_open(file, framework="pt")
-        except (SafetensorError, OSError) as e:
-            raise UserError(f"{file}: unreadable weights ({e}); fetch the file again") from None
-        for name in handle.keys():  # noqa: SIM118  (safe_open is no mapping)
-            where[name] = handle
-
-    def tensor(name: str) -> torch.Tensor:
-        if name not in where:
-            raise UserError(f"{folder}: tensor {name} is missing from {len(files)} safetensors file(s)")
-        return where[name].get_tensor(name)
-
-    return tensor
-
-
 def load(folder: Path, dtype: torch.dtype = torch.float32) -> Decoder:
     """Read a Hugging Face folder. Raises UserError where it cannot be read exactly."""
     hf = read_config(folder)
@@ -72,10 +47,7 @@ def load(folder: Path, dtype: torch.dtype = torch.float32) -> Decoder:
     with torch.device("meta"):
         model = Decoder(family.config(hf, str(folder / "config.json")))
     model = model.to(dtype).to_empty(device="cpu")
-    c = model.config
-    inv = c.rope_theta ** -(torch.arange(0, c.head_dim, 2, dtype=torch.float64) / c.head_dim)
-    model.inverse_frequency = inv.to(torch.float32)  # a buffer is lost on the meta device
-    family.read(model, tensor_reader(folder))
+    family.read(model, shards.reader(folder))
     return model
 
 
@@ -85,10 +57,12 @@ def save(
     like: Path,
     source: Mapping[str, torch.Tensor] | None = None,
     dtype: torch.dtype = torch.float32,
+    largest: int = shards.LARGEST,
 ) -> Path:
     """Write `model` (or the `source` tensors by our names, such as fp32 masters) as a folder like `like`.
 
     Tokenizer, template and generation files are copied from `like`; config.json keeps its keys and states the dtype.
+    Weights of more than `largest` bytes go to several files with an index.
     Written beside and renamed, so that a half-written folder never has the final name.
     """
     hf = read_config(like)
@@ -98,7 +72,7 @@ def save(
     if part.exists():
         shutil.rmtree(part)
     part.mkdir(parents=True)
-    save_file({k: v.to(dtype) for k, v in tensors.items()}, part / "model.safetensors", metadata={"format": "pt"})
+    shards.write(part, ((name, tensors.pop(name).to(dtype)) for name in list(tensors)), largest)
     hf["dtype"] = str(dtype).removeprefix("torch.")
     hf.pop("torch_dtype", None)
     hf.pop("quantization_config", None)

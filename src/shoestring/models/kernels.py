@@ -37,6 +37,40 @@ def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
     return _RmsNorm.apply(x, weight, eps)  # pyright: ignore[reportReturnType]
 
 
+class _NormHeads(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+        normed_heads, d = weight.shape
+        heads = x.view(x.shape[0], -1, d)
+        wide = heads[:, :normed_heads].float()
+        scale = torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps)
+        ctx.save_for_backward(x, weight, scale)
+        out = torch.empty_like(heads)
+        torch.mul((wide * scale).to(x.dtype), weight, out=out[:, :normed_heads])
+        out[:, normed_heads:] = heads[:, normed_heads:]
+        return out.view(x.shape)
+
+    @staticmethod
+    def backward(ctx, grad: torch.Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
+        x, weight, scale = ctx.saved_tensors
+        normed_heads, d = weight.shape
+        grad = grad.reshape(x.shape[0], -1, d)
+        normed = x.view(grad.shape)[:, :normed_heads].float() * scale
+        g = grad[:, :normed_heads].float()
+        grad_weight = (g * normed).sum(0).to(weight.dtype)
+        g = g * weight.float()
+        out = torch.empty_like(grad)
+        out[:, :normed_heads] = scale * (g - normed * (g * normed).mean(-1, keepdim=True))
+        out[:, normed_heads:] = grad[:, normed_heads:]
+        return out.view(x.shape), grad_weight, None
+
+
+def norm_heads(x: torch.Tensor, query: torch.Tensor, key: torch.Tensor, eps: float, heads: int, kv_heads: int) -> torch.Tensor:
+    """RMS norm of every query and key head of x [N, (heads + 2 kv_heads) * d], weights [d] each; values pass."""
+    weight = torch.cat((query.expand(heads, -1), key.expand(kv_heads, -1)))
+    return _NormHeads.apply(x, weight, eps)  # pyright: ignore[reportReturnType]
+
+
 def _turn(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, turned: int, straight: int) -> torch.Tensor:
     n = x.shape[0]
     half = cos.shape[-1]
@@ -86,6 +120,37 @@ class _SwiGlu(torch.autograd.Function):
         torch.mul(grad, silu, out=out[:, half:])
         out[:, :half] = grad * up * (sigmoid + silu * (1 - sigmoid))
         return out
+
+
+class _GeGlu(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(x)
+        gate, up = x.chunk(2, dim=-1)
+        return F.gelu(gate, approximate="tanh") * up
+
+    @staticmethod
+    def backward(ctx, grad: torch.Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
+        (x,) = ctx.saved_tensors
+        gate, up = x.chunk(2, dim=-1)
+        out = torch.empty_like(x)
+        half = gate.shape[-1]
+        torch.mul(grad, F.gelu(gate, approximate="tanh"), out=out[:, half:])
+        out[:, :half] = torch.ops.aten.gelu_backward(grad * up, gate, approximate="tanh")
+        return out
+
+
+def geglu(x: torch.Tensor) -> torch.Tensor:
+    """x [N, 2 * intermediate] (gate, up) → gelu(gate) * up [N, intermediate], gelu by its tanh formula. Shazeer 2020."""
+    if not torch.is_grad_enabled():
+        gate, up = x.chunk(2, -1)
+        return F.gelu(gate, approximate="tanh") * up
+    return _GeGlu.apply(x)  # pyright: ignore[reportReturnType]
+
+
+def gate(x: torch.Tensor, activation: str) -> torch.Tensor:
+    """The gated MLP's middle: `swiglu` for "silu", `geglu` for "gelu_tanh"."""
+    return swiglu(x) if activation == "silu" else geglu(x)
 
 
 def swiglu(x: torch.Tensor) -> torch.Tensor:

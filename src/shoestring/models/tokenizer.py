@@ -26,7 +26,24 @@ class Tokenizer:
             raise UserError(f"{folder}: the tokenizer has no chat template; give an instruct model")
         if self.inner.eos_token_id is None:
             raise UserError(f"{folder}: the tokenizer names no end-of-sequence token")
-        self.end = int(self.inner.eos_token_id)
+        self.end = self._turn_end()
+
+    def _turn_end(self) -> int:
+        """The special token that the template writes after an answer; the end-of-sequence token where it writes none.
+
+        They are one in most families. Gemma's turns end in <end_of_turn> and its sequences in <eos>.
+        """
+        from jinja2 import TemplateError
+
+        word = "answer"
+        messages = [{"role": "user", "content": "question"}, {"role": "assistant", "content": word}]
+        try:
+            text = str(self.inner.apply_chat_template(messages, tokenize=False))
+        except TemplateError:  # a template for one kind of talk
+            text = ""
+        tail = text[text.rfind(word) + len(word) :] if word in text else ""
+        special = {i for i, t in self.inner.added_tokens_decoder.items() if t.special}
+        return next((i for i in self.encode(tail) if i in special), int(self.inner.eos_token_id))
 
     def chat(self, messages: Sequence[dict[str, str]]) -> tuple[int, ...]:
         """Ids of the messages plus the opening of the assistant's turn, exactly as the template writes them."""

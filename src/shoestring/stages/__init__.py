@@ -9,7 +9,7 @@ import importlib
 import pkgutil
 from types import ModuleType
 
-HELPERS = {"context", "prompts", "scoring", "workbench"}
+HELPERS = {"context", "prompts", "scoring", "trainer", "workbench"}
 
 
 def names() -> list[str]:

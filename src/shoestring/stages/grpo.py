@@ -12,12 +12,13 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
-from shoestring.estimate.flops import generation_flops, training_flops
-from shoestring.estimate.memory import rollout_training_bytes
+from shoestring.estimate.flops import ModelShape, generation_flops, training_flops
+from shoestring.estimate.memory import MemoryForecast, rollout_bytes
 from shoestring.records import Artifact, Example, Problem, StepReport, Trace, UserError
 from shoestring.stages.context import Context, Events, Facts, Forecast, read_lines, write_lines
+from shoestring.stages.trainer import Trainer, TrainerConfig
 
 if TYPE_CHECKING:
     from shoestring.generate.engine import Engine
@@ -27,12 +28,12 @@ PROMPT, NEW, VARIED = 58, 30, 0.6  # forecast only: tokens, and the share of gro
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(TrainerConfig):
     """steps of `prompts` problems with `group` answers each, at most `max_new` tokens, at `temperature`.
 
     scale: "std" divides advantages by the group's deviation (grpo), "none" does not (dr_grpo). The ratio is clipped to
-    [1 - clip_low, 1 + clip_high] (dapo's clip-higher). lr is reached after `warmup` steps and then held. rows: packed
-    rows a micro-batch.
+    [1 - clip_low, 1 + clip_high] (dapo's clip-higher). lr is reached after `warmup` steps and, unless `schedule` says
+    otherwise, held. The keys of every stage that trains (`TrainerConfig`) belong to it too.
     """
 
     steps: int = 24
@@ -45,8 +46,7 @@ class Config:
     scale: str = "std"
     clip_low: float = 0.2
     clip_high: float = 0.28
-    max_norm: float = 1.0
-    rows: int = 2048
+    schedule: Literal["cosine", "linear", "constant", "wsd"] = "constant"
 
     def __post_init__(self) -> None:
         for key in ("steps", "prompts", "lr", "max_new", "temperature", "rows"):
@@ -56,23 +56,29 @@ class Config:
             raise ValueError(f"group = {self.group}: an advantage needs at least two answers a problem")
         if self.scale not in ("std", "none"):
             raise ValueError(f"scale = {self.scale!r} must be 'std' or 'none'")
+        if self.warmup < 0:
+            raise ValueError(f"warmup = {self.warmup} is a number of steps, 0 or more")
+        self.check()
+
+    def memory_beside_rollouts(self, shape: ModelShape) -> MemoryForecast:
+        """As `memory`, with the engine in the same process."""
+        return self.memory(shape, rollout_bytes(shape, self.prompts * self.group, PROMPT + self.max_new))
 
 
 def forecast(config: Config, facts: Facts) -> Forecast:
     answers = config.prompts * config.group
     rate = facts.profile.tokens_for(facts.profile.decode_tokens, facts.shape.parameters()).mid
     groups = config.prompts * VARIED
-    flops = groups * training_flops(facts.shape, [PROMPT + NEW * config.group], head_tokens=NEW * config.group)
+    flops = groups * config.training_flops(facts.shape, [PROMPT + NEW * config.group], head_tokens=NEW * config.group)
     flops += groups * training_flops(facts.shape, [1], head_tokens=NEW * config.group) / 3  # logits once more, backward
     seconds = config.steps * (answers * NEW / rate * 1.3 + flops / facts.profile.train_flops.mid + 0.4) + 14
     rollout = config.prompts * generation_flops(facts.shape, PROMPT, NEW, config.group)
-    memory = rollout_training_bytes(facts.shape, config.rows, answers, PROMPT + config.max_new)
     rows = config.steps * (answers * NEW + groups * (PROMPT + NEW * config.group))
     return Forecast(
         (facts.seconds(seconds),),
         tokens=int(rows),
         flops=config.steps * (flops + rollout),
-        memory_bytes=sum(memory.values()),
+        memory_bytes=config.memory_beside_rollouts(facts.shape).total,
         trains=True,
     )
 
@@ -170,71 +176,61 @@ def read_pool(inputs: Mapping[str, Path], stage: str) -> dict[str, list[Problem]
     return pool
 
 
+def told(
+    groups: Sequence[Sequence[Trace]], flat: int, usd: float, rolled: float, measures: Mapping[str, float]
+) -> dict[str, Any]:
+    """The report's own measures of a step."""
+    traces = [t for g in groups for t in g]
+    return {
+        "groups": len(groups), "groups_without_variance": flat, "usd_without_variance": usd,
+        "rollout_seconds": round(rolled, 3), "mean_length": sum(len(t.tokens) for t in traces) / len(traces),
+        **{k: round(v, 5) for k, v in measures.items()},
+    }  # fmt: skip
+
+
 def run(config: Config, inputs: Mapping[str, Path], context: Context) -> Events:
-    from shoestring.stages.workbench import open_masters, open_model, trace_row
+    from shoestring.stages.workbench import trace_row
 
     pool = read_pool(inputs, context.stage)
-    from shoestring.data.packing import pack
     from shoestring.generate.engine import Engine
     from shoestring.models.tokenizer import Tokenizer
-    from shoestring.train.checkpoints import Checkpoints, read_tensors
-    from shoestring.train.optimiser import MasterAdamW
-    from shoestring.train.step import Clip, accumulate
+    from shoestring.train.step import Clip
 
     tokenizer = Tokenizer(context.base)
-    saves = Checkpoints(context.checkpoints, context.recipe_hash)
-    saves.sweep()
-    latest = saves.latest()
-    model, masters = open_model(context)
-    optimiser = MasterAdamW(model, config.lr, masters=open_masters(context, model, masters))
-    step = 0
-    if latest is not None:
-        optimiser.restore(read_tensors(latest.path))
-        step = latest.step
-    engine = Engine(model, config.prompts * config.group)
+    memory = config.memory_beside_rollouts(context.shape)
+    trainer = Trainer(config, context, config.steps, config.warmup, config.lr, memory)
+    engine = Engine(trainer.model, config.prompts * config.group)
     clip = Clip(config.clip_low, config.clip_high, config.temperature)
-    pace, saved_at = context.first(60.0), context.clock()
-    while step < config.steps:
-        if (yield context.intent(step + 1, pace.upper())) == "stop":
+    pace = context.first(60.0)
+    while trainer.step < config.steps:
+        if (yield context.intent(trainer.step + 1, pace.upper())) == "stop":
             gather_rollouts(context)
-            yield saves.save(context.stage, step, optimiser.tensors(), {}, final=False)
-            saves.wait()
-            optimiser.close()
+            yield trainer.stop()
             return
         began = context.clock()
         engine.refresh()
-        groups = roll(engine, tokenizer, draw(pool, config, context.seed, step), config, context, step)
+        questions = draw(pool, config, context.seed, trainer.step)
+        groups = roll(engine, tokenizer, questions, config, context, trainer.step)
         rolled = context.clock() - began
         traces = [t for g in groups for t in g]
-        write_lines(context.folder / f"step-{step + 1:06d}.jsonl", [trace_row(t, step=step + 1) for t in traces])
+        path = context.folder / f"step-{trainer.step + 1:06d}.jsonl"
+        write_lines(path, [trace_row(t, step=trainer.step + 1) for t in traces])
         data, flat, flat_tokens = learnable(groups, config.scale)
         tokens = sum(len(t.tokens) for t in traces)
-        loss = norm = None
-        measures: dict[str, float] = {}
-        rows = trained = 0
-        if data:
-            result = accumulate(model, pack(data, config.rows), clip)
-            norm = optimiser.step(min(1.0, (step + 1) / max(1, config.warmup)), config.max_norm)
-            loss, rows, trained, measures = result.loss, result.rows, result.predictions, result.measures
-        step += 1
+        result, norm = trainer.update(data, clip) if data else trainer.skip()
         seconds = context.clock() - began
         pace.add(seconds)
+        flops = sum(generation_flops(context.shape, len(g[0].prompt_tokens), 1 + len(g[0].tokens), len(g)) for g in groups)
+        if result.rows:
+            flops += config.training_flops(context.shape, [result.rows], head_tokens=result.predictions)
+        wasted = context.usd(rolled * flat_tokens / max(1, tokens))
         yield StepReport(
-            context.stage, step, config.steps, seconds, tokens + rows, trained, loss=loss,
-            reward=sum(t.score or 0.0 for t in traces) / len(traces), grad_norm=norm,
-            flops=sum(generation_flops(context.shape, len(g[0].prompt_tokens), 1 + len(g[0].tokens), len(g)) for g in groups)
-            + (training_flops(context.shape, [rows], head_tokens=trained) if rows else 0.0),
-            extra={
-                "groups": len(groups), "groups_without_variance": flat,
-                "usd_without_variance": context.usd(rolled * flat_tokens / max(1, tokens)),
-                "rollout_seconds": round(rolled, 3), "mean_length": tokens / len(traces),
-                **{k: round(v, 5) for k, v in measures.items()},
-            },
+            context.stage, trainer.step, config.steps, seconds, tokens + result.rows, result.predictions,
+            loss=result.loss if data else None, reward=sum(t.score or 0.0 for t in traces) / len(traces), grad_norm=norm,
+            flops=flops, extra={**told(groups, flat, wasted, rolled, result.measures), **trainer.news()},
         )  # fmt: skip
-        if step < config.steps and context.clock() - saved_at + pace.upper() > context.checkpoint_seconds:
-            yield saves.save(context.stage, step, optimiser.tensors(), {})
-            saved_at = context.clock()
+        if trainer.due(pace):
+            yield trainer.save()
     gather_rollouts(context)
-    yield saves.save(context.stage, config.steps, optimiser.tensors(), {}, final=True)
-    optimiser.close()
+    yield trainer.finish()
     yield Artifact("weights", context.checkpoints / f"step-{config.steps}", {"model": context.stage})

@@ -1,21 +1,20 @@
 """Supervised fine-tuning on traces: loss on the trace only, the end of the turn included.
 
 Order is a function of (seed, step), so a resumed run needs no cursor; the loss of a step is normalised by all of its
-trained tokens, however they are packed.
+trained tokens, however they are packed. The longest step comes first: what does not fit fails in the first minute.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from shoestring.estimate.flops import training_flops
-from shoestring.estimate.memory import training_bytes
 from shoestring.records import Artifact, Example, StepReport, UserError
 from shoestring.stages.context import Context, Events, Facts, Forecast, read_lines
+from shoestring.stages.trainer import Trainer, TrainerConfig
 
 TRACE, OWN, WHOLE = (
     31,
@@ -25,10 +24,11 @@ TRACE, OWN, WHOLE = (
 
 
 @dataclass(frozen=True)
-class Config:
-    """epochs over the traces, `batch` traces a step, at most `rows` packed rows a micro-batch.
+class Config(TrainerConfig):
+    """epochs over the traces, `batch` traces a step.
 
-    lr peaks after a `warmup` share of the steps and falls to zero along a cosine; AdamW (beta1, beta2).
+    lr peaks after a `warmup` share of the steps. beta1, beta2 and weight_decay are AdamW's. The keys of every stage that
+    trains (`TrainerConfig`) belong to it too.
     """
 
     epochs: float = 2.0
@@ -38,8 +38,6 @@ class Config:
     weight_decay: float = 0.0
     beta1: float = 0.9
     beta2: float = 0.95
-    max_norm: float = 1.0
-    rows: int = 2048
 
     def __post_init__(self) -> None:
         for key in ("epochs", "batch", "lr", "rows"):
@@ -47,22 +45,33 @@ class Config:
                 raise ValueError(f"{key} = {getattr(self, key)} must be above zero")
         if not 0 <= self.warmup < 1:
             raise ValueError(f"warmup = {self.warmup} is a share of the steps, from 0 to below 1")
+        self.check()
 
 
 def steps_of(config: Config, traces: int) -> int:
     return max(1, round(config.epochs * traces / config.batch))
 
 
-def batch_of(config: Config, seed: int, step: int, traces: int) -> list[int]:
-    """The traces of step `step` (from 0): whole shuffled epochs, one after another."""
-    out: list[int] = []
-    orders: dict[int, list[int]] = {}
-    for place in range(step * config.batch, (step + 1) * config.batch):
-        epoch, at = divmod(place, traces)
-        if epoch not in orders:
-            orders[epoch] = list(range(traces))
-            random.Random(f"{seed}/sft/{epoch}").shuffle(orders[epoch])
-        out.append(orders[epoch][at])
+def batches_of(config: Config, seed: int, lengths: Sequence[int]) -> list[list[int]]:
+    """The traces of every step: whole shuffled epochs, one after another, then the longest step and the first exchanged.
+
+    lengths: tokens of each trace. The longest step is the one whose largest micro-batch has the most rows: its tokens up to
+    `rows`, or its longest trace where that is more; among equals the one with the most tokens.
+    """
+    traces, steps = len(lengths), steps_of(config, len(lengths))
+    places: list[int] = []
+    for epoch in range(-(-steps * config.batch // traces)):
+        order = list(range(traces))
+        random.Random(f"{seed}/sft/{epoch}").shuffle(order)
+        places += order
+    out = [places[s * config.batch : (s + 1) * config.batch] for s in range(steps)]
+
+    def size(step: int) -> tuple[int, int, int]:
+        own = [lengths[i] for i in out[step]]
+        return max(min(sum(own), config.rows), max(own)), sum(own), -step
+
+    longest = max(range(steps), key=size)
+    out[0], out[longest] = out[longest], out[0]
     return out
 
 
@@ -70,19 +79,18 @@ def forecast(config: Config, facts: Facts) -> Forecast:
     passes = config.epochs * max(facts.traces, 1)
     steps = steps_of(config, max(facts.traces, 1))
     rows = passes * (OWN + TRACE)
-    flops = training_flops(facts.shape, [WHOLE], head_tokens=TRACE) * passes * (OWN + TRACE) / WHOLE
+    flops = config.training_flops(facts.shape, [WHOLE], head_tokens=TRACE) * passes * (OWN + TRACE) / WHOLE
     seconds = flops / facts.profile.train_flops.mid + steps * 0.12 + 14
-    memory = sum(training_bytes(facts.shape, config.rows).values())
-    return Forecast(
-        (facts.seconds(seconds),), tokens=int(rows), flops=flops, memory_bytes=memory, trains=True, essential=False
-    )
+    memory = config.memory(facts.shape).total
+    return Forecast((facts.seconds(seconds),), tokens=int(rows), flops=flops, memory_bytes=memory, trains=True, essential=False)
 
 
 def examples(rows: list[dict[str, Any]], tokenizer: Any) -> list[Example]:
-    """Prompt by the tokenizer's own template, then the answer and the end of the turn, which carry the loss."""
+    """Prompt by the tokenizer's own template (as it stands in a `plain` row), then the answer and the end of the turn,
+    which carry the loss."""
     out = []
     for r in rows:
-        prompt = tokenizer.chat(r["messages"][:-1])
+        prompt = tuple(r["prompt_tokens"]) if r.get("plain") else tokenizer.chat(r["messages"][:-1])
         answer = (*tokenizer.encode(r["messages"][-1]["content"]), tokenizer.end)
         weight = (0.0,) * len(prompt) + (1.0,) * len(answer)
         out.append(Example(prompt + answer, weight, len(prompt), problem_id=r["problem_id"]))
@@ -95,49 +103,32 @@ def run(config: Config, inputs: Mapping[str, Path], context: Context) -> Events:
     rows = read_lines(need(inputs, "traces", context.stage, "distill"))
     if not rows:
         raise UserError(f"stage {context.stage!r}: no traces to train on")
-    from shoestring.data.packing import pack
     from shoestring.models.tokenizer import Tokenizer
-    from shoestring.stages.workbench import open_masters, open_model
-    from shoestring.train.checkpoints import Checkpoints, read_tensors
-    from shoestring.train.optimiser import MasterAdamW, cosine
-    from shoestring.train.step import accumulate
 
     data = examples(rows, Tokenizer(context.base))
-    total = steps_of(config, len(data))
-    saves = Checkpoints(context.checkpoints, context.recipe_hash)
-    saves.sweep()
-    latest = saves.latest()
-    model, masters = open_model(context)
-    betas = (config.beta1, config.beta2)
-    optimiser = MasterAdamW(model, config.lr, betas, config.weight_decay, open_masters(context, model, masters))
-    step = 0
-    if latest is not None:
-        optimiser.restore(read_tensors(latest.path))
-        step = latest.step
-    pace, saved_at = context.first(min(45.0, 3 * context.planned_seconds / total + 3)), context.clock()
-    while step < total:
-        if (yield context.intent(step + 1, pace.upper())) == "stop":
-            yield saves.save(context.stage, step, optimiser.tensors(), {}, final=False)
-            saves.wait()
-            optimiser.close()
+    batches = batches_of(config, context.seed, [len(e.tokens) for e in data])
+    total = len(batches)
+    trainer = Trainer(
+        config, context, total, max(1, round(config.warmup * total)), config.lr, config.memory(context.shape),
+        (config.beta1, config.beta2), config.weight_decay,
+    )  # fmt: skip
+    pace = context.first(min(45.0, 3 * context.planned_seconds / total + 3))
+    while trainer.step < total:
+        if (yield context.intent(trainer.step + 1, pace.upper())) == "stop":
+            yield trainer.stop()
             return
         began = context.clock()
-        chosen = [data[i] for i in batch_of(config, context.seed, step, len(data))]
-        result = accumulate(model, pack(chosen, config.rows))
-        warmup = max(1, round(config.warmup * total))
-        norm = optimiser.step(cosine(step, total, warmup), config.max_norm)
-        step += 1
+        chosen = [data[i] for i in batches[trainer.step]]
+        result, norm = trainer.update(chosen)
         seconds = context.clock() - began
         pace.add(seconds)
-        flops = training_flops(context.shape, [len(e.tokens) for e in chosen], head_tokens=result.predictions)
+        plain = sum(len(e.tokens) for e in chosen)
+        flops = config.training_flops(context.shape, [len(e.tokens) for e in chosen], head_tokens=result.predictions)
         yield StepReport(
-            context.stage, step, total, seconds, result.rows, result.predictions, loss=result.loss, grad_norm=norm,
-            flops=flops * result.rows / sum(len(e.tokens) for e in chosen),
-            extra={"plain_rows": sum(len(e.tokens) for e in chosen)},
+            context.stage, trainer.step, total, seconds, result.rows, result.predictions, loss=result.loss,
+            grad_norm=norm, flops=flops * result.rows / plain, extra={"plain_rows": plain, **trainer.news()},
         )  # fmt: skip
-        if step < total and context.clock() - saved_at + pace.upper() > context.checkpoint_seconds:
-            yield saves.save(context.stage, step, optimiser.tensors(), {})
-            saved_at = context.clock()
-    yield saves.save(context.stage, total, optimiser.tensors(), {}, final=True)
-    optimiser.close()
+        if trainer.due(pace):
+            yield trainer.save()
+    yield trainer.finish()
     yield Artifact("weights", context.checkpoints / f"step-{total}", {"model": context.stage})

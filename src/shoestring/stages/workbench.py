@@ -15,7 +15,11 @@ from shoestring.stages.context import Context
 if TYPE_CHECKING:
     from shoestring.generate.engine import Engine, Request
     from shoestring.models.decoder import Decoder
+    from shoestring.models.lora import LoraConfig
     from shoestring.models.tokenizer import Tokenizer
+    from shoestring.stages.trainer import TrainerConfig
+
+MASTER, ADAPTER = "master/", "adapter/"  # kinds of tensors in a checkpoint: every weight in fp32; the LoRA's own
 
 
 def gradable(problem: Problem) -> None:
@@ -49,7 +53,7 @@ def open_model(context: Context) -> tuple[Decoder, dict[str, Any] | None]:
 
     if context.weights is None:
         return folder.load(context.base, torch.bfloat16), None
-    masters = {k.removeprefix("master/"): v for k, v in read_tensors(context.weights, "master/").items()}
+    masters = {k.removeprefix(MASTER): v for k, v in read_tensors(context.weights, MASTER).items()}
     model = folder.load(context.base, torch.bfloat16)
     with torch.no_grad():
         for name, p in model.named_parameters():
@@ -57,16 +61,81 @@ def open_model(context: Context) -> tuple[Decoder, dict[str, Any] | None]:
     return model, masters
 
 
-def open_masters(context: Context, model: Decoder, masters: dict[str, Any] | None) -> dict[str, Any]:
-    """fp32 masters: the trained ones, or the base's weights read again at full precision."""
+def open_trainable(
+    context: Context, adapter: LoraConfig | None = None, quantised: bool = False
+) -> tuple[Decoder, dict[str, Any]]:
+    """The decoder in bf16 and its fp32 masters: the trained ones, or the base's weights, read once at full precision.
+
+    With an adapter the weights are frozen (`quantised`: the blocks' matrices in NF4) and there are no masters yet: the
+    optimiser makes them of what trains.
+    """
     import torch
 
     from shoestring.models import folder
 
-    if masters is not None:
-        return masters
-    wide = folder.load(context.base, torch.float32)
-    return {n: p.detach() for n, p in wide.named_parameters()}
+    if adapter is not None:
+        from shoestring.models import lora, nf4
+
+        model, _ = open_model(context)
+        if quantised:
+            nf4.quantise_model(model)
+        lora.attach(model, adapter, context.seed)
+        return model, {}
+    if context.weights is not None:
+        model, masters = open_model(context)
+        assert masters is not None
+        return model, masters
+    model = folder.load(context.base, torch.float32)
+    masters = {n: p.detach() for n, p in model.named_parameters()}
+    return model.to(torch.bfloat16), masters  # the cast gives the model new tensors; the masters keep the wide ones
+
+
+def adapter_config(config: TrainerConfig) -> LoraConfig | None:
+    if not config.lora:
+        return None
+    from shoestring.models.lora import LoraConfig
+
+    return LoraConfig(config.lora, config.lora_alpha, config.targets(), config.rslora)
+
+
+def adapter_facts(config: TrainerConfig) -> dict[str, Any]:
+    """What a checkpoint's manifest says of its adapter, so that the export can write it (export.adapter_of)."""
+    return {
+        "lora": {"rank": config.lora, "alpha": config.lora_alpha, "targets": list(config.targets()), "rslora": config.rslora},
+        "quantise": config.quantise,
+    }
+
+
+def adapter_tensors(tensors: Mapping[str, Any]) -> dict[str, Any]:
+    """The optimiser's tensors under a checkpoint's names: its masters are the adapter's, not the model's."""
+    return {ADAPTER + k.removeprefix(MASTER) if k.startswith(MASTER) else k: v for k, v in tensors.items()}
+
+
+def resumable(tensors: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The inverse: a checkpoint's tensors as the optimiser reads them. Merged weights beside an adapter are left out."""
+    if not any(k.startswith(ADAPTER) for k in tensors):
+        return tensors
+    own = {k: v for k, v in tensors.items() if not k.startswith(MASTER)}
+    return {MASTER + k.removeprefix(ADAPTER) if k.startswith(ADAPTER) else k: v for k, v in own.items()}
+
+
+def merged(context: Context, model: Decoder, adapter: Mapping[str, Any], wide: bool) -> dict[str, Any]:
+    """Every weight of the plain decoder in fp32, the adapter's masters added, under a checkpoint's names.
+
+    wide: onto the frozen weights at full precision, read again for it; else onto what the model holds (a quantised matrix
+    is what the adapter was trained against).
+    """
+    import torch
+
+    from shoestring.models import folder, lora
+    from shoestring.train.checkpoints import read_tensors
+
+    base: dict[str, Any] | None = None
+    if wide and context.weights is not None:
+        base = {k.removeprefix(MASTER): v for k, v in read_tensors(context.weights, MASTER).items()}
+    elif wide:
+        base = {n: p.detach() for n, p in folder.load(context.base, torch.float32).named_parameters()}
+    return {MASTER + n: t for n, t in lora.merged(model, adapter, base, overwrite=True).items()}
 
 
 def clean(tokens: Sequence[int], tokenizer: Tokenizer) -> str:
@@ -80,6 +149,8 @@ def sample(
     """One graded trace a request (problems[i] belongs to requests[i]), by each problem's own grader."""
     traces = []
     for request, problem, done in zip(requests, problems, engine.generate(requests), strict=True):
+        if done.reason == "error":
+            raise UserError(f"stage {model!r}: problem {problem.id}: {done.error}")
         text = clean(done.tokens, tokenizer)
         traces.append(
             Trace(

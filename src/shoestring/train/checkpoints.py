@@ -39,13 +39,14 @@ class Checkpoints:
     ) -> Checkpoint:
         """Write step-N. Returns at once unless `final`; the directory is valid after `wait`. OSError → UserError.
 
-        A step that stands whole is not written again: a step number names one set of weights of a stage.
+        A step that stands whole is not written again, for a step number names one set of weights of a stage; only tensors
+        that it lacks are put beside those that it has.
         """
         self.wait()
         parent = self.latest()
         path = self.root / f"step-{step}"
         if parent and parent.path == path and parent.stage == stage:
-            return self._again(parent, final)
+            return self._again(parent, tensors, final)
         manifest = {
             "stage": stage,
             "step": step,
@@ -69,8 +70,18 @@ class Checkpoints:
             self.wait()
         return Checkpoint(path, stage, step, self.recipe_hash, manifest["parent"], final)
 
-    def _again(self, standing: Checkpoint, final: bool) -> Checkpoint:
+    def _again(self, standing: Checkpoint, tensors: Mapping[str, torch.Tensor], final: bool) -> Checkpoint:
         """The step stands whole already (resumed and stopped at once): the same weights, so they are not risked."""
+        if not _names(standing.path).issuperset(tensors):
+            part = standing.path / (STATE + ".part")
+            try:
+                save_file({k: v.contiguous() for k, v in tensors.items()}, part)
+                _sync(part)
+                os.replace(part, standing.path / STATE)
+                _sync(standing.path)
+            except (OSError, SafetensorError) as e:
+                part.unlink(missing_ok=True)
+                raise UserError(f"{standing.path}: could not be written ({e}); free space and use --resume") from None
         if standing.final == final:
             return standing
         try:
@@ -125,6 +136,14 @@ def read_manifest(path: Path) -> dict[str, Any]:
         return json.loads((path / MANIFEST).read_text())
     except (OSError, json.JSONDecodeError) as e:
         raise UserError(f"{path}: unreadable checkpoint manifest ({e})") from None
+
+
+def _names(path: Path) -> set[str]:
+    try:
+        with safe_open(path / STATE, framework="pt") as f:
+            return set(f.keys())
+    except (OSError, SafetensorError) as e:
+        raise UserError(f"{path / STATE}: unreadable checkpoint ({e})") from None
 
 
 def read_tensors(path: Path, prefix: str = "") -> dict[str, torch.Tensor]:

@@ -1,33 +1,31 @@
-"""AdamW on fp32 master weights, with a narrower copy that computes.
+"""Optimisers on fp32 master weights, with a narrower copy that computes.
 
 Pure-bf16 training loses small updates (a bf16 weight has 8 bits of precision); the masters keep them. Gradients arrive
-in the compute type, one parameter at a time, and are added to fp32 buffers at once, so that no second full set of
-narrow gradients is ever alive.
+in the compute type, one parameter at a time. The first of a step is kept as it came; only a second one (another
+micro-batch, or a weight used twice) makes an fp32 sum, so a step of one micro-batch never holds wide gradients.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
+Name = Literal["adamw", "adamw8bit", "muon"]
+NAMES: tuple[Name, ...] = ("adamw", "adamw8bit", "muon")
+EPSILON = 1e-8  # AdamW's, in units of the gradient
 
-class FOREACH:
-    """torch's list operations, one kernel call for many tensors; torch.optim is built on the same."""
-
-    norm: Any = staticmethod(getattr(torch, "_foreach_norm"))  # noqa: B009  (not in torch's stubs)
-    mul_: Any = staticmethod(getattr(torch, "_foreach_mul_"))  # noqa: B009
-    zero_: Any = staticmethod(getattr(torch, "_foreach_zero_"))  # noqa: B009
-    copy_: Any = staticmethod(getattr(torch, "_foreach_copy_"))  # noqa: B009
+_fused_adamw: Any = getattr(torch, "_fused_adamw_")  # noqa: B009  (not in torch's stubs; torch.optim.AdamW is built on it)
 
 
-class MasterAdamW:
-    """AdamW (Loshchilov & Hutter 2019) over the parameters of `model`.
+class MasterOptimiser:
+    """Masters, gradients, clipping, publishing and checkpoints; what `_update` does with a gradient is the optimiser's own.
 
-    `masters` [name -> fp32 tensor]. Norms and other vectors are not decayed.
+    `masters` [name -> fp32 tensor] of the parameters that require a gradient; `grads` [name -> the step's sum so far];
+    `state` [name -> its tensors by kind]. Norms and other vectors are not decayed.
     """
 
     def __init__(
@@ -36,87 +34,144 @@ class MasterAdamW:
         lr: float,
         betas: tuple[float, float] = (0.9, 0.95),
         weight_decay: float = 0.0,
-        masters: dict[str, torch.Tensor] | None = None,
+        masters: Mapping[str, torch.Tensor] | None = None,
     ) -> None:
-        self.lr = lr
+        self.lr, self.betas, self.weight_decay = lr, betas, weight_decay
         self.parameters: dict[str, nn.Parameter] = {n: p for n, p in model.named_parameters() if p.requires_grad}
-        self.masters = masters or {n: p.detach().float().clone() for n, p in self.parameters.items()}
-        self.grads = {n: torch.zeros_like(m) for n, m in self.masters.items()}
-        matrices = [m for m in self.masters.values() if m.dim() > 1]
-        vectors = [m for m in self.masters.values() if m.dim() <= 1]
-        self.inner = torch.optim.AdamW(
-            [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}],
-            lr=lr,
-            betas=betas,
-            fused=True,
-        )
-        self._names = {id(m): n for n, m in self.masters.items()}
-        self._handles = [
-            p.register_post_accumulate_grad_hook(self._absorb(n)) for n, p in self.parameters.items()
-        ]
+        given = masters or {}
+        self.masters = {n: given[n] if n in given else p.detach().float().clone() for n, p in self.parameters.items()}
+        self.grads: dict[str, torch.Tensor] = {}
+        self.state: dict[str, dict[str, torch.Tensor]] = {}
+        self._handles = [p.register_post_accumulate_grad_hook(self._absorb(n)) for n, p in self.parameters.items()]
         self.publish()
 
     def _absorb(self, name: str) -> Callable[[torch.Tensor], None]:
         def hook(p: torch.Tensor) -> None:
             assert p.grad is not None
-            self.grads[name].add_(p.grad)
+            held = self.grads.get(name)
+            if held is None:
+                self.grads[name] = p.grad
+            else:
+                self.grads[name] = held.float().add_(p.grad)
             p.grad = None
 
         return hook
 
+    def norm(self) -> float:
+        """The norm of all gradients of the step, in fp32."""
+        parts = [torch.linalg.vector_norm(g, dtype=torch.float32) for g in self.grads.values()]
+        return float(torch.linalg.vector_norm(torch.stack(parts))) if parts else 0.0
+
+    @torch.no_grad()
     def step(self, factor: float, max_norm: float) -> float:
-        """Clip to `max_norm` (0: no clipping), update at lr * factor, zero the gradients; returns the norm before."""
-        grads = list(self.grads.values())
-        norm = float(torch.linalg.vector_norm(torch.stack(FOREACH.norm(grads))))
+        """Clip to `max_norm` (0: no clipping), update at lr * factor, drop the gradients; returns the norm before.
+
+        A norm that is not finite updates nothing. A parameter without a gradient in this step stays as it is.
+        """
+        norm = self.norm()
         if not math.isfinite(norm):
             self.zero()
             return norm
-        if max_norm and norm > max_norm:
-            FOREACH.mul_(grads, max_norm / (norm + 1e-6))
-        for group in self.inner.param_groups:
-            group["lr"] = self.lr * factor
-        for n, m in self.masters.items():
-            m.grad = self.grads[n]
-        self.inner.step()
-        for m in self.masters.values():
-            m.grad = None
-        self.zero()
-        self.publish()
+        scale = max_norm / (norm + 1e-6) if max_norm and norm > max_norm else 1.0
+        for name, master in self.masters.items():
+            grad = self.grads.pop(name, None)
+            if grad is None:
+                continue
+            wide = grad.float()
+            if scale != 1.0:
+                wide.mul_(scale)
+            self._update(name, master, wide, self.lr * factor)
+            self.parameters[name].copy_(master)  # at once, while the master is in the cache
         return norm
 
+    def _update(self, name: str, master: torch.Tensor, grad: torch.Tensor, lr: float) -> None:
+        """Move `master` in place by `grad` (fp32, clipped; it may be overwritten) and keep `self.state[name]`."""
+        raise NotImplementedError
+
+    def _decay(self, master: torch.Tensor) -> float:
+        return self.weight_decay if master.dim() > 1 else 0.0
+
     def zero(self) -> None:
-        FOREACH.zero_(list(self.grads.values()))
+        """Forget every gradient, also one that a step left behind when it broke off."""
+        self.grads.clear()
+        for p in self.parameters.values():
+            p.grad = None
 
     def publish(self) -> None:
         """Copy the masters into the parameters that compute."""
         with torch.no_grad():
-            FOREACH.copy_(list(self.parameters.values()), [self.masters[n] for n in self.parameters])
+            for name, p in self.parameters.items():
+                p.copy_(self.masters[name])
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """Everything that a resumed run needs, by name: masters, first and second moments, step counts."""
+        """Everything that a resumed run needs, as kind/name: masters and the optimiser's state."""
         out = {f"master/{n}": m for n, m in self.masters.items()}
-        for m, state in self.inner.state.items():
-            for key, value in state.items():
-                out[f"{key}/{self._names[id(m)]}"] = value
+        for name, kinds in self.state.items():
+            out |= {f"{kind}/{name}": value for kind, value in kinds.items()}
         return out
 
-    def restore(self, tensors: dict[str, torch.Tensor]) -> None:
+    def restore(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """The inverse of `tensors`. Raises KeyError when a master is missing."""
         with torch.no_grad():
             for n, m in self.masters.items():
                 m.copy_(tensors[f"master/{n}"])
-                if f"exp_avg/{n}" in tensors:
-                    self.inner.state[m] = {k: tensors[f"{k}/{n}"].clone() for k in ("step", "exp_avg", "exp_avg_sq")}
+        self.state = {}
+        for key, value in tensors.items():
+            kind, _, name = key.partition("/")
+            if kind != "master" and name in self.masters:
+                self.state.setdefault(name, {})[kind] = value.clone()
         self.publish()
+
+    def state_bytes(self) -> int:
+        """Bytes of the optimiser's state beyond the masters."""
+        return sum(t.numel() * t.element_size() for kinds in self.state.values() for t in kinds.values())
 
     def close(self) -> None:
         for h in self._handles:
             h.remove()
 
 
-def cosine(step: int, total: int, warmup: int, floor: float = 0.0) -> float:
-    """Linear warm-up over `warmup` steps, then a cosine from 1 to `floor`. step counts from 0."""
-    if step < warmup:
-        return (step + 1) / warmup
-    span = max(1, total - warmup)
-    return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * (step - warmup) / span))
+class MasterAdamW(MasterOptimiser):
+    """AdamW (Loshchilov & Hutter 2019) by torch's fused kernel: two fp32 moments a weight."""
+
+    def _update(self, name: str, master: torch.Tensor, grad: torch.Tensor, lr: float) -> None:
+        fused_adamw(self.state, name, master, grad, lr, self.betas, self._decay(master))
+
+
+def fused_adamw(
+    state: dict[str, dict[str, torch.Tensor]],
+    name: str,
+    master: torch.Tensor,
+    grad: torch.Tensor,
+    lr: float,
+    betas: tuple[float, float],
+    weight_decay: float,
+) -> None:
+    """One AdamW update of `master` in place; `state[name]` holds step, exp_avg and exp_avg_sq and is made when missing."""
+    if name not in state:
+        state[name] = {
+            "step": torch.zeros((), dtype=torch.float32),
+            "exp_avg": torch.zeros_like(master),
+            "exp_avg_sq": torch.zeros_like(master),
+        }
+    held = state[name]
+    held["step"] += 1
+    _fused_adamw(
+        [master], [grad], [held["exp_avg"]], [held["exp_avg_sq"]], [], [held["step"]],
+        lr=lr, beta1=betas[0], beta2=betas[1], weight_decay=weight_decay, eps=EPSILON, amsgrad=False, maximize=False,
+    )  # fmt: skip
+
+
+def make(name: Name, model: Any, lr: float, **rest: Any) -> MasterOptimiser:
+    """The optimiser `name` over `model`; `rest` as for `MasterOptimiser`."""
+    if name == "adamw8bit":
+        from shoestring.train.adamw8bit import AdamW8bit
+
+        return AdamW8bit(model, lr, **rest)
+    if name == "muon":
+        from shoestring.train.muon import Muon
+
+        return Muon(model, lr, **rest)
+    if name != "adamw":
+        raise ValueError(f"optimiser = {name!r} must be one of {', '.join(NAMES)}")
+    return MasterAdamW(model, lr, **rest)

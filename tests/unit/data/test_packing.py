@@ -127,3 +127,14 @@ def test_first_fit(sizes: list[int], capacity: int) -> None:
     assert all(load <= capacity or len(b) == 1 for load, b in zip(loads, bins, strict=True))
     small = [load for load, b in zip(loads, bins, strict=True) if load <= capacity]
     assert sum(2 * load <= capacity for load in small) <= 1  # two half-empty bins would have been one
+
+
+def test_micro_batches_are_as_few_as_allowed_and_even() -> None:
+    """The fullest one sets the memory's peak."""
+    examples = [example([i], [1] * n, [1.0] * n) for i, n in enumerate((70, 60, 50, 40, 30, 20, 10))]
+    sizes = [len(b.tokens) for b in pack(examples, 200)]
+    assert sum(sizes) == 287 and len(sizes) == 2 and max(sizes) <= 155
+    shared = [example([1, 2, 3, 4, 5, 6, 7, 8], [i] * 30, [1.0] * 30) for i in range(9, 20)]
+    rows = [len(b.tokens) for b in pack(shared, 200)]
+    assert len(rows) == 2 and max(rows) <= 200 and max(rows) - min(rows) <= 31
+    assert len(pack(shared, 400)) == 1

@@ -125,6 +125,66 @@ def test_folder_with_config(tmp_path: Path) -> None:
     assert model_shape(str(tmp_path)) == ModelShape(2, 64, 4, 2, 16, 128, 1000, True)
 
 
+def with_shapes(path: Path, **shapes: tuple[int, ...]) -> None:
+    header = json.dumps({n: {"dtype": "F32", "shape": s, "data_offsets": [0, 0]} for n, s in shapes.items()}).encode()
+    path.write_bytes(struct.pack("<Q", len(header)) + header)
+
+
+def test_biases_and_further_norms_are_counted_over_all_files(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+    layer = "model.layers.0."
+    with_shapes(
+        tmp_path / "model-1.safetensors", **{layer + "self_attn.q_proj.bias": (64,), layer + "self_attn.q_norm.weight": (16,)}
+    )
+    with_shapes(
+        tmp_path / "model-2.safetensors",
+        **{layer + "pre_feedforward_layernorm.weight": (64,), layer + "input_layernorm.weight": (64,),
+           layer + "self_attn.rotary_emb.inv_freq": (8,), layer + "mlp.up_proj.weight": (128, 64)},
+    )  # fmt: skip
+    assert model_shape(str(tmp_path)).extra == 64 + 16 + 64
+
+
+FAMILIES: list[tuple[str, dict[str, Any], tuple[int, ...]]] = [
+    ("Llama", {"sliding_window": 9}, ()),
+    ("Mistral", {}, (4096,) * 4),
+    ("Mistral", {"sliding_window": None}, ()),
+    ("Qwen2", {"sliding_window": 8, "max_window_layers": 3}, ()),
+    ("Qwen2", {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 3}, (0, 0, 0, 8)),
+    ("Qwen3", {"use_sliding_window": True, "layer_types": ["sliding_attention", "full_attention"] * 2}, (4096, 0, 4096, 0)),
+    ("SmolLM3", {"use_sliding_window": True, "sliding_window": 5}, (0, 0, 0, 5)),
+    ("SmolLM3", {"use_sliding_window": True, "sliding_window": 5, "no_rope_layers": [0, 1, 0, 1]}, (5, 0, 5, 0)),
+    ("Gemma3", {"sliding_window": 6, "sliding_window_pattern": 2}, (6, 0, 6, 0)),
+    ("Gemma3", {}, (4096,) * 4),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("family", "changes", "windows"), FAMILIES, ids=lambda x: str(x)[:40])
+def test_windows_of_every_family(family: str, changes: dict[str, Any], windows: tuple[int, ...], tmp_path: Path) -> None:
+    config = {**CONFIG, "num_hidden_layers": 4, "head_dim": 16, "architectures": [family + "ForCausalLM"], **changes}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    write_safetensors(tmp_path / "model.safetensors")
+    assert model_shape(str(tmp_path)).windows == windows
+
+
+def test_keys_left_out_are_the_familys_defaults(tmp_path: Path) -> None:
+    left = {k: v for k, v in CONFIG.items() if k != "num_key_value_heads"}
+    write_safetensors(tmp_path / "model.safetensors")
+    for family, kv_heads, head_dim in (("Llama", 4, 16), ("Qwen3", 2, 128), ("Gemma3", 4, 256), ("SmolLM3", 4, 16)):
+        kept = CONFIG if family == "Qwen3" else left
+        (tmp_path / "config.json").write_text(json.dumps({**kept, "architectures": [family + "ForCausalLM"]}))
+        shape = model_shape(str(tmp_path))
+        assert (shape.kv_heads, shape.head_dim) == (kv_heads, head_dim)
+
+
+def test_windows_that_disagree_with_the_layers(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(
+        json.dumps({**CONFIG, "architectures": ["Gemma3ForCausalLM"], "layer_types": ["full_attention"]})
+    )
+    write_safetensors(tmp_path / "model.safetensors")
+    with pytest.raises(UserError, match="layer_types must list 2 layers"):
+        model_shape(str(tmp_path))
+
+
 def test_a_head_is_tied_where_neither_config_nor_weights_say_otherwise(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({k: v for k, v in CONFIG.items() if k != "tie_word_embeddings"}))
     write_safetensors(tmp_path / "model-1.safetensors", "model.embed_tokens.weight")
@@ -191,6 +251,17 @@ def test_hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert locate("org/name") == repo / "snapshots" / "old"
     (repo / "refs" / "main").write_text("gone")
     assert locate("org/name") == repo / "snapshots" / "new"
+
+
+def test_the_only_gguf_of_a_folder_stands_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    snapshot = tmp_path / "hub" / "models--org--small" / "snapshots" / "a"
+    snapshot.mkdir(parents=True)
+    (snapshot / "small.gguf").write_bytes(gguf("token_embd.weight"))
+    monkeypatch.chdir(tmp_path)
+    assert locate("org/small") == locate(str(snapshot)) == snapshot / "small.gguf"
+    (snapshot / "config.json").write_text("{}")
+    assert locate("org/small") == snapshot
 
 
 def test_where_the_cache_is() -> None:

@@ -10,9 +10,10 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from shoestring.generate.engine import PREFILL_ROWS, Completion, Engine, Request, pack_prompts  # noqa: E402
+from shoestring.generate.engine import Completion, Engine, Request  # noqa: E402
+from shoestring.generate.prefill import PREFILL_ROWS, pack_prompts  # noqa: E402
 from shoestring.generate.sampling import choose, uniform  # noqa: E402
-from shoestring.records import Document, UserError  # noqa: E402
+from shoestring.records import Document  # noqa: E402
 from shoestring.train.losses import linear_logprobs  # noqa: E402
 from shoestring.trees import tree_rows  # noqa: E402
 
@@ -152,8 +153,11 @@ def test_temperature_sharpens(tiny_decoder: Any) -> None:
     "bad", [Request((1,) * 1020, 5), Request((), 5), Request((1, 2), 0)], ids=["too long", "no prompt", "no room"]
 )
 def test_a_request_that_cannot_be_met_is_named(bad: Request, tiny_decoder: Any) -> None:
-    with pytest.raises(UserError, match="request 2: .* window is 1024"):
-        Engine(tiny_decoder()).generate([Request((1,), 2), Request((1,) * 1019, 5), bad])
+    model = tiny_decoder()
+    good = [Request((1,), 2), Request((1,) * 1019, 5)]
+    *fine, refused = Engine(model).generate([*good, bad])
+    assert refused.reason == "error" and refused.tokens == () and "the window is 1024" in refused.error
+    check(fine, [twin(model, r) for r in good])
 
 
 def test_nothing_asked_nothing_done(tiny_decoder: Any) -> None:

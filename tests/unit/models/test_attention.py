@@ -37,15 +37,18 @@ def layout(shapes: list[int | tuple[int, list[int]]]) -> tuple[list[Document], i
     return documents, at
 
 
-def naive(qkv: Any, documents: list[Document]) -> Any:
+def naive(qkv: Any, documents: list[Document], scale: float = DIM**-0.5, window: int = 0) -> Any:
     """Every trunk + branch by itself; a trunk's rows are read from the trunk alone."""
 
     def one(rows: list[int]) -> Any:
         x = qkv[rows].view(len(rows), HEADS + 2 * KV, DIM)
         q, k, v = x[:, :HEADS], x[:, HEADS : HEADS + KV], x[:, HEADS + KV :]
         k, v = (t.repeat_interleave(HEADS // KV, dim=1) for t in (k, v))
-        s = torch.einsum("qhd,khd->hqk", q, k) / DIM**0.5
-        s = s.masked_fill(torch.ones(len(rows), len(rows)).triu(1).bool(), float("-inf"))
+        s = torch.einsum("qhd,khd->hqk", q, k) * scale
+        square = torch.ones(len(rows), len(rows))
+        s = s.masked_fill(square.triu(1).bool(), float("-inf"))
+        if window:
+            s = s.masked_fill(square.tril(-window).bool(), float("-inf"))
         return torch.einsum("hqk,khd->qhd", s.softmax(-1), v).reshape(len(rows), -1)
 
     pieces: list[Any] = [None] * qkv.shape[0]
@@ -57,13 +60,16 @@ def naive(qkv: Any, documents: list[Document]) -> Any:
     return torch.stack(pieces)
 
 
-def check(documents: list[Document], rows: int, tolerance: float = 2e-5) -> None:
+def check(
+    documents: list[Document], rows: int, tolerance: float = 2e-5, scale: float = DIM**-0.5, window: int = 0,
+    windows: tuple[int, ...] = (),
+) -> None:  # fmt: skip
     g = torch.Generator().manual_seed(rows)
     qkv = torch.randn(rows, WIDTH, generator=g)
     upstream = torch.randn(rows, HEADS * DIM, generator=g)
     a, b = qkv.clone().requires_grad_(), qkv.clone().double().requires_grad_()
-    ours = attend(a, plan_attention(documents, rows), HEADS, KV, DIM)
-    twin = naive(b, documents)
+    ours = attend(a, plan_attention(documents, rows, windows), HEADS, KV, DIM, scale, window)
+    twin = naive(b, documents, scale, window)
     assert torch.allclose(ours.double(), twin, atol=tolerance)
     ours.backward(upstream)
     twin.backward(upstream.double())
@@ -91,13 +97,53 @@ def test_outputs_and_gradients_are_those_of_the_sequences_alone(shapes: Any) -> 
     check(*layout(shapes))
 
 
+@pytest.mark.parametrize("window", [1, 6, 35])
+@pytest.mark.parametrize(
+    "shapes",
+    [[30, 31, 4, 90], [(7, [3, 4, 5]), 12, (20, [1, 30])], [SHORT + 40, 9], [(SHORT + 20, [5, SHORT + 3])],
+     [2 * SHORT + 3, 2 * SHORT + 50, SHORT + 1]],
+    ids=str,
+)  # fmt: skip
+def test_a_window_counts_positions_and_goes_through_the_trunk(shapes: Any, window: int) -> None:
+    check(*layout(shapes), window=window, windows=(0, window, 3))
+    check(*layout(shapes), window=0, windows=(0, window, 3))
+
+
+def test_a_window_as_wide_as_the_item_costs_nothing() -> None:
+    plan = plan_attention(*layout([30, SHORT + 9]), (0, 400, 20))
+    assert all(set(b.windowed) == {20} for b in plan.buckets), "400 hides nothing here"
+    check(*layout([30, SHORT + 9]), window=400, windows=(0, 400))
+    with pytest.raises(ValueError, match=r"made with windows \(20, 400\), not 7"):
+        attend(torch.zeros(SHORT + 39, WIDTH), plan, HEADS, KV, DIM, window=7)
+
+
+def test_a_long_document_reads_only_the_keys_in_reach(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The products that are asked for, counted: far fewer scores than the square."""
+    import torch.nn.functional as F
+
+    scores, whole = [], F.scaled_dot_product_attention
+
+    def counting(q: Any, k: Any, *args: Any, **kwargs: Any) -> Any:
+        scores.append(q.shape[2] * k.shape[2])
+        return whole(q, k, *args, **kwargs)
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", counting)
+    length = 10 * SHORT
+    check(*layout([length]), window=SHORT, windows=(SHORT,))
+    assert len(scores) == 10 and sum(scores) < length * 2 * SHORT < length**2 / 4
+
+
+def test_another_scale_than_the_heads_width() -> None:
+    check(*layout([30, (7, [3, 4]), SHORT + 5]), scale=0.9)
+
+
 shape = st.one_of(st.integers(1, 40), st.tuples(st.integers(1, 30), st.lists(st.integers(1, 25), min_size=2, max_size=5)))
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.lists(shape, min_size=1, max_size=7))
-def test_any_layout(shapes: list[Any]) -> None:
-    check(*layout(shapes))
+@given(st.lists(shape, min_size=1, max_size=7), st.integers(0, 45))
+def test_any_layout(shapes: list[Any], window: int) -> None:
+    check(*layout(shapes), window=window, windows=(window,))
 
 
 def test_a_document_does_not_see_its_neighbours() -> None:

@@ -10,7 +10,7 @@ torch = pytest.importorskip("torch")
 
 import torch.nn.functional as F  # noqa: E402
 
-from shoestring.models.kernels import rms_norm, rotate, swiglu  # noqa: E402
+from shoestring.models.kernels import gate, geglu, norm_heads, rms_norm, rotate, swiglu  # noqa: E402
 
 
 def noise(*shape: int, seed: int = 0, dtype: Any = torch.float32) -> Any:
@@ -34,6 +34,17 @@ def plain_rotate(x: Any, cos: Any, sin: Any, turned: int, straight: int) -> Any:
 def plain_swiglu(x: Any) -> Any:
     gate, up = x.chunk(2, -1)
     return F.silu(gate) * up
+
+
+def plain_geglu(x: Any) -> Any:
+    gate, up = x.chunk(2, -1)
+    return F.gelu(gate, approximate="tanh") * up
+
+
+def plain_norm_heads(x: Any, query: Any, key: Any, heads: int, kv_heads: int) -> Any:
+    parts = x.view(x.shape[0], heads + 2 * kv_heads, -1)
+    q, k, v = parts.split([heads, kv_heads, kv_heads], 1)
+    return torch.cat((plain_norm(q, query, 1e-5), plain_norm(k, key, 1e-5), v), 1).reshape(x.shape)
 
 
 def angles(rows: int, half: int, dtype: Any = torch.float32) -> tuple[Any, Any]:
@@ -98,12 +109,29 @@ def test_swiglu(dtype: Any, tolerance: float) -> None:
     compare(swiglu, plain_swiglu, [noise(13, 20, dtype=dtype) * 4], tolerance)
 
 
+@pytest.mark.parametrize(("dtype", "tolerance"), CASES, ids=str)
+def test_geglu(dtype: Any, tolerance: float) -> None:
+    compare(geglu, plain_geglu, [noise(13, 20, dtype=dtype) * 4], tolerance)
+    x = noise(3, 8)
+    assert torch.equal(gate(x, "silu"), swiglu(x)) and torch.equal(gate(x, "gelu_tanh"), geglu(x))
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), CASES, ids=str)
+def test_norm_heads(dtype: Any, tolerance: float) -> None:
+    compare(
+        lambda x, q, k: norm_heads(x, q, k, 1e-5, 3, 2),
+        lambda x, q, k: plain_norm_heads(x, q, k, 3, 2),
+        [noise(11, 7 * 8, dtype=dtype) * 2, noise(8, seed=1, dtype=dtype) + 1, noise(8, seed=2, dtype=dtype) + 1],
+        tolerance,
+    )
+
+
 def test_gradcheck_in_float64() -> None:
     """rms_norm computes in fp32 by design, so it is compared above instead."""
     cos, sin = angles(3, 2, torch.float64)
     x = noise(3, 12, dtype=torch.float64).requires_grad_()
     assert torch.autograd.gradcheck(lambda y: rotate(y, cos, sin, 2, 1), (x,))
-    assert torch.autograd.gradcheck(swiglu, (x,))
+    assert torch.autograd.gradcheck(swiglu, (x,)) and torch.autograd.gradcheck(geglu, (x,))
 
 
 def test_the_decoder_is_made_of_them(tiny_decoder: Any, relative: Any) -> None:

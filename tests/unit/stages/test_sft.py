@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -13,27 +12,44 @@ from hypothesis import strategies as st
 from shoestring.records import Artifact, Checkpoint, Intent, StepReport, UserError
 from shoestring.stages import sft
 from shoestring.stages.context import write_lines
-from shoestring.stages.sft import Config, batch_of, steps_of
+from shoestring.stages.sft import Config, batches_of, steps_of
 
 
-@given(st.integers(1, 50), st.integers(1, 20), st.integers(0, 3))
-def test_each_epoch_has_every_trace_once(traces: int, batch: int, seed: int) -> None:
-    config = Config(batch=batch)
-    epochs = 3
-    steps = -(-epochs * traces // batch)
-    flat = [i for s in range(steps) for i in batch_of(config, seed, s, traces)]
-    assert all(len(batch_of(config, seed, s, traces)) == batch for s in range(steps))
-    for epoch in range(epochs):
-        assert sorted(flat[epoch * traces : (epoch + 1) * traces]) == list(range(traces))
+@given(st.lists(st.integers(1, 90), min_size=1, max_size=50), st.integers(1, 20), st.integers(0, 3), st.integers(1, 300))
+def test_every_trace_is_seen_as_often(lengths: list[int], batch: int, seed: int, rows: int) -> None:
+    """Whole epochs, but for what the last steps cut off; the longest step stands first and takes the first one's place."""
+    config = Config(batch=batch, epochs=3.0, rows=rows)
+    made = batches_of(config, seed, lengths)
+    assert len(made) == steps_of(config, len(lengths)) and all(len(b) == batch for b in made)
+
+    def widest(step: list[int]) -> int:
+        return max(min(sum(lengths[i] for i in step), rows), *(lengths[i] for i in step))
+
+    assert widest(made[0]) == max(map(widest, made))
+    for at in range(len(made)):  # undo the exchange: one of the places gives whole shuffled epochs
+        order = list(made)
+        order[0], order[at] = order[at], order[0]
+        flat = [i for b in order for i in b]
+        whole = [flat[e : e + len(lengths)] for e in range(0, len(flat) - len(lengths) + 1, len(lengths))]
+        if all(sorted(e) == list(range(len(lengths))) for e in whole):
+            break
+    else:
+        raise AssertionError("no exchange of two steps gives whole epochs")
 
 
-def test_order_is_a_function_of_seed_and_step() -> None:
-    config = Config(batch=7)
-    orders = {tuple(i for s in range(9) for i in batch_of(config, seed, s, 21)) for seed in range(5)}
+def test_order_is_a_function_of_seed_and_lengths() -> None:
+    config = Config(batch=7, epochs=3.0)
+    lengths = [10 + i for i in range(21)]
+    orders = {tuple(i for b in batches_of(config, seed, lengths) for i in b) for seed in range(5)}
     assert len(orders) == 5
-    assert batch_of(config, 1, 4, 21) == batch_of(config, 1, 4, 21)
-    first, second = ([i for s in (a, a + 1, a + 2) for i in batch_of(config, 0, s, 21)] for a in (0, 3))
-    assert first != second and Counter(first) == Counter(second)
+    assert batches_of(config, 1, lengths) == batches_of(config, 1, lengths)
+
+
+def test_the_longest_trace_is_in_the_first_step() -> None:
+    for at in range(20):
+        lengths = [5] * 20
+        lengths[at] = 500
+        assert at in batches_of(Config(batch=4, epochs=2.0, rows=64), 0, lengths)[0]
 
 
 def test_steps_follow_epochs() -> None:
@@ -42,7 +58,24 @@ def test_steps_follow_epochs() -> None:
     assert steps_of(Config(epochs=1, batch=32), 3) == 1
 
 
-@pytest.mark.parametrize("bad", [{"epochs": 0}, {"batch": -1}, {"lr": 0.0}, {"rows": 0}, {"warmup": 1.0}])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"epochs": 0},
+        {"batch": -1},
+        {"lr": 0.0},
+        {"rows": 0},
+        {"warmup": 1.0},
+        {"optimiser": "sgd"},
+        {"schedule": "steps"},
+        {"recompute": "some"},
+        {"decay": 0.0},
+        {"floor": 1.5},
+        {"memory_gib": -1.0},
+        {"save_total_limit": 0},
+        {"max_norm": -1.0},
+    ],
+)
 def test_a_config_that_cannot_train_is_refused(bad: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(bad))):
         Config(**bad)
@@ -117,7 +150,7 @@ def test_killed_between_checkpoints_replays_to_the_same_weights(
         if isinstance(event, Intent) and saved and event.step > saved[0] + 2:
             break
     assert len(saved) == 1  # two steps were done after it
-    events.gi_frame.f_locals["saves"].wait()
+    events.gi_frame.f_locals["trainer"].saves.wait()
     events.close()
     resumed = run(make_context, drive, tmp_path / "cut", traces)
     assert next(e for e in resumed if isinstance(e, StepReport)).step == saved[0] + 1

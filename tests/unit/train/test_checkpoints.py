@@ -237,3 +237,19 @@ def test_strange_names_are_left_alone(tmp_path: Path) -> None:
     assert found is not None and found.step == 1 and copy.exists() and (tmp_path / "notes").exists()
     assert json.loads((copy / MANIFEST).read_text())["step"] == 1
     assert Checkpoints(tmp_path / "none", "recipe").latest() is None
+
+
+def test_tensors_that_a_whole_checkpoint_lacks_are_put_beside_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All or nothing: where the disk refuses, what stood goes on standing."""
+    saves = saved(tmp_path, 5)
+    more = tensors(5) | {"merged/a": torch.ones(3)}
+    with monkeypatch.context() as m:
+        m.setattr(module, "save_file", full)
+        with pytest.raises(UserError, match="free space"):
+            saves.save("sft", 5, more, {})
+    assert read_tensors(tmp_path / "step-5").keys() == tensors(5).keys()
+    saves.save("sft", 5, more, {})
+    assert read_tensors(tmp_path / "step-5").keys() == more.keys()
+    assert not list((tmp_path / "step-5").glob("*.part"))
+    saves.save("sft", 5, tensors(5), {})
+    assert read_tensors(tmp_path / "step-5").keys() == more.keys()

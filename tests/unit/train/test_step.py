@@ -16,7 +16,7 @@ from shoestring.data.packing import collate, pack  # noqa: E402
 from shoestring.records import Document, Example  # noqa: E402
 from shoestring.stages import sft  # noqa: E402
 from shoestring.train import losses  # noqa: E402
-from shoestring.train.losses import CHUNK, linear_cross_entropy, linear_logprobs  # noqa: E402
+from shoestring.train.losses import CHUNK, PANEL, linear_cross_entropy, linear_logprobs  # noqa: E402
 from shoestring.train.step import Clip, accumulate  # noqa: E402
 
 VOCAB = 61
@@ -35,9 +35,7 @@ def make_examples(seed: int = 0, answers: int = 3, prompts: int = 4) -> list[Exa
             weight[0] = 1.0
             tokens = (*prompt, *answer)
             behaviour = tuple(-4.0 + rng.uniform(-0.5, 0.5) for _ in tokens)
-            out.append(
-                Example(tokens, (0.0,) * len(prompt) + tuple(weight), len(prompt), rng.uniform(-1.5, 1.5), behaviour)
-            )
+            out.append(Example(tokens, (0.0,) * len(prompt) + tuple(weight), len(prompt), rng.uniform(-1.5, 1.5), behaviour))
     return out
 
 
@@ -186,6 +184,28 @@ def test_chunked_logprobs_are_the_plain_ones(count: int, temperature: float, rel
     ours.backward(upstream)
     twin.backward(upstream.double())
     assert all(relative(x.grad.double(), y.grad) < 1e-5 for x, y in zip(a, b, strict=True))
+
+
+@pytest.mark.parametrize("count", [5, 2 * CHUNK + 3, PANEL + CHUNK + 1, 2 * PANEL])
+def test_a_frozen_head_costs_no_gradient_of_its_own(count: int) -> None:
+    """As under LoRA. The states' gradient is the one beside a trained head; panels are one chunk then."""
+    g = torch.Generator().manual_seed(count)
+    h, w = torch.randn(count, 12, generator=g), torch.randn(37, 12, generator=g)
+    target, coefficient = torch.randint(0, 37, (count,), generator=g), torch.rand(count, generator=g)
+    found = []
+    for trained in (True, False):
+        a, b = h.clone().requires_grad_(), w.clone().requires_grad_(trained)
+        linear_cross_entropy(a, b, target, coefficient).backward()
+        logprob, _ = linear_logprobs(a, b, target)
+        logprob.sum().backward()
+        found.append(a.grad)
+        assert (b.grad is not None) == trained
+    assert torch.equal(found[0], found[1])
+    twin = w.clone().requires_grad_()
+    plain_ce(h, twin, target, coefficient).backward()
+    again = w.clone().requires_grad_()
+    linear_cross_entropy(h.clone().requires_grad_(), again, target, coefficient).backward()
+    assert torch.allclose(again.grad, twin.grad, rtol=1e-4, atol=1e-5)
 
 
 def test_extreme_logits_stay_finite() -> None:

@@ -1,18 +1,15 @@
-"""Problems from a file of JSON lines, gzipped or not. Every mistake is reported with file and line."""
+"""Problems from a file (JSON lines, JSON, CSV, parquet) or a hub id. Every mistake is reported with file and line."""
 
 from __future__ import annotations
 
 import difflib
-import gzip
-import io
-import json
 import urllib.parse
-import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from shoestring import answers
+from shoestring.data.sources import _files, _hub
 from shoestring.records import Problem, UserError
 
 PREFIX = ""  # no prefix: a path
@@ -22,7 +19,10 @@ REQUIRED = ("prompt", "answer")
 
 
 def load(rest: str, split: str | None = None, check: Callable[[Problem], None] | None = None) -> list[Problem]:
-    """The problems of "path" or "path?prompt=question&answer=target" (our field = the file's column)."""
+    """The problems of "path" or "path?prompt=question&answer=target" (our field = the file's column).
+
+    A hub id ("org/name") stands for a path; there `config` chooses the data set's configuration and `split` its split.
+    """
     path, mark, query = rest.partition("?")
     if mark and Path(rest).exists():
         path, query = rest, ""
@@ -30,7 +30,11 @@ def load(rest: str, split: str | None = None, check: Callable[[Problem], None] |
         pairs = urllib.parse.parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query))
     except ValueError:
         raise UserError(f"{rest}: what follows '?' must read field=column&field=column") from None
-    return load_file(Path(path), dict(pairs), split, check)
+    columns = dict(pairs)
+    if _hub.is_id(path):
+        found = _hub.rows(path, split or "train", columns.pop("config", ""))
+        return _collect(found, path, columns, split, check)
+    return load_file(Path(path), columns, split, check)
 
 
 def load_file(
@@ -40,80 +44,50 @@ def load_file(
     check: Callable[[Problem], None] | None = None,
     defaults: Mapping[str, Any] | None = None,
 ) -> list[Problem]:
-    """Read a file of JSON lines; blank lines are skipped.
+    """Read a file; blank lines are skipped.
 
     columns: our field -> the file's column, for those that differ; a mapped column may be nested ("meta.answer").
     split: keep rows whose "split" says so; rows without one belong to every split. defaults: fields that rows lack.
     Raises UserError with "file:line" for bad JSON, a missing column (the nearest is named), a wrong type, and an answer
     that cannot be graded; and for a file that cannot be read or holds no problem.
     """
+    return _collect(_files.rows(path), str(path), columns, split, check, defaults)
+
+
+def _collect(
+    found: Iterable[_files.Row],
+    path: str,
+    columns: Mapping[str, str] | None = None,
+    split: str | None = None,
+    check: Callable[[Problem], None] | None = None,
+    defaults: Mapping[str, Any] | None = None,
+) -> list[Problem]:
     columns, defaults = dict(columns or {}), dict(defaults or {})
     for name in columns:
         if name not in FIELDS:
             raise UserError(f"{path}: unknown field {name!r}{_nearest(name, FIELDS)}")
     problems: list[Problem] = []
     rows = 0
-    for number, line in enumerate(_lines(path), 1):
-        if not line.strip():
-            continue
-        where = f"{path}:{number}"
-        row = _row(where, line)
+    for line in found:
+        if line.data is None:
+            raise UserError(f"{line.where}: {line.wrong}")
         rows += 1
-        problem, row_split = _problem(where, row, columns, defaults, str(path))
+        problem, row_split = problem_of(line.where, line.data, columns, defaults, path)
         if split is not None and row_split not in (None, split):
             continue
         try:
             (check or _gradable)(problem)
         except ValueError as error:
-            raise UserError(f"{where}: the answer cannot be graded: {error}") from None
+            raise UserError(f"{line.where}: the answer cannot be graded: {error}") from None
         problems.append(problem)
     if not problems:
-        found = f"none of its {rows} problems is in the split {split!r}" if rows else "it holds no problem"
-        raise UserError(f"{path}: {found}")
+        said = f"none of its {rows} problems is in the split {split!r}" if rows else "it holds no problem"
+        raise UserError(f"{path}: {said}")
     return problems
 
 
 def _gradable(problem: Problem) -> None:
     answers.equal(None, problem.answer)
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        raw = path.read_bytes()
-        if raw[:2] == b"\x1f\x8b":
-            raw = gzip.decompress(raw)
-    except FileNotFoundError:
-        near = difflib.get_close_matches(path.name, _siblings(path), n=1)
-        raise UserError(f"{path}: no such file{f'; did you mean {near[0]}?' if near else ''}") from None
-    except (OSError, EOFError, zlib.error) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise UserError(f"{path}: cannot be read: {reason}") from None
-    try:
-        text = raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        number = raw.count(b"\n", 0, error.start) + 1
-        raise UserError(f"{path}:{number}: is not UTF-8 text") from None
-    return list(io.StringIO(text, newline=None))
-
-
-def _siblings(path: Path) -> list[str]:
-    try:
-        return [p.name for p in path.parent.iterdir()]
-    except OSError:
-        return []
-
-
-def _row(where: str, line: str) -> Mapping[str, Any]:
-    try:
-        row = json.loads(line)
-    except (json.JSONDecodeError, RecursionError) as error:
-        detail = (
-            f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else "nested too deeply"
-        )
-        raise UserError(f"{where}: is not JSON: {detail}") from None
-    if not isinstance(row, dict):
-        raise UserError(f"{where}: must be a JSON object, not {type(row).__name__}")
-    return row
 
 
 def _nearest(name: str, known: Any) -> str:
@@ -152,9 +126,10 @@ def _text(where: str, name: str, value: Any) -> str:
     return str(value)
 
 
-def _problem(
+def problem_of(
     where: str, row: Mapping[str, Any], columns: Mapping[str, str], defaults: Mapping[str, Any], source: str
 ) -> tuple[Problem, str | None]:
+    """A row as a problem, and the split that it states. Raises UserError with `where` for whatever is wrong with it."""
     got = {name: _value(where, row, name, columns, defaults) for name in FIELDS}
     texts = {name: _text(where, name, got[name]) for name in FIELDS[:-1] if got[name] is not None}
     arguments = got["grader_args"] or {}

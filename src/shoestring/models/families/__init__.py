@@ -1,4 +1,7 @@
-"""One file a family. A family module has ARCHITECTURES (names in config.json), `config`, `read` and `write`."""
+"""One file a family. A family module has ARCHITECTURES (names in config.json), `config`, `read` and `write`.
+
+`common` holds what they share and is no family.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from shoestring.records import UserError
 
 
 def names() -> list[str]:
-    return sorted(m.name for m in pkgutil.iter_modules(__path__))
+    return sorted(m.name for m in pkgutil.iter_modules(__path__) if m.name != "common")
 
 
 def find(hf_config: Mapping[str, Any], where: str) -> ModuleType:

@@ -1,0 +1,86 @@
+"""The model card parses as the hub reads it, and its numbers are those of scores.json and bill.json."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shoestring import card, recipe, stages
+
+TEXT = 'name = "x"\nbudget = "1 USD"\nbase = "{base}"\nseed = 3\n[[stage]]\nuse = "sft"\n[[stage]]\nuse = "grpo"\n'
+BILL = {"currency": "USD", "budget": "1", "headline": {"total": "0.012345"}, "marginal": {"total": "0.023456"},
+        "sunk": [], "is_lower_bound": False, "lines": []}  # fmt: skip
+
+
+def made(base: str = "org/model") -> recipe.Recipe:
+    return recipe.loads(TEXT.format(base=base), stages.configs())
+
+
+def score(family: str, accuracy: float | None, **rest: Any) -> dict[str, Any]:
+    return {"model": "grpo", "benchmark": "unseen", "family": family, "n": 40, "accuracy": accuracy, "ci95": [0.4, 0.6], **rest}
+
+
+def front(text: str) -> dict[str, Any]:
+    """The YAML block, read by a YAML reader."""
+    yaml = pytest.importorskip("yaml")
+    head, _, _ = text.removeprefix("---\n").partition("---\n")
+    return yaml.safe_load(head)
+
+
+def lines(path: Path, *rows: dict[str, Any]) -> None:
+    path.write_text("".join(json.dumps(r) + "\n" for r in rows))
+
+
+def test_what_it_was_made_of(tmp_path: Path) -> None:
+    (tmp_path / "scores.json").write_text(json.dumps([score("macro", 0.5), score("lcm", 0.9), score("macro", None)]))
+    lines(tmp_path / "problems.jsonl", {"source": "gym lcm", "licence": "Apache-2.0"}, {"source": "mine", "licence": ""})
+    lines(tmp_path / "sources.jsonl", {"source": "mine", "licence": "", "rows": 3}, {"source": "org/chats", "licence": "mit", "rows": 3})
+    text = card.card(tmp_path, made(), {"model_name": "grpo", "artifacts": {"sources": "sources.jsonl"}})
+    head = front(text)
+    assert head["base_model"] == "org/model" and head["library_name"] == "transformers" and head["datasets"] == ["org/chats"]
+    assert head["pipeline_tag"] == "text-generation" and "license" not in head, "nobody says"
+    assert "Weights: grpo. Stages: sft → grpo." in text and made().hash in text and "seed 3" in text
+    assert text.count("- mine (licence not stated)") == 1 and "- gym lcm (Apache-2.0)" in text and "- org/chats (mit)" in text
+    assert "90.0%" not in text, "families stand in the report"
+
+
+def test_numbers_are_those_of_the_files(tmp_path: Path) -> None:
+    scores = [score("macro", 0.4321, ci95=[0.3987, 0.4654], n=123), score("macro", 0.25, model="base", benchmark="untrained")]
+    (tmp_path / "scores.json").write_text(json.dumps(scores))
+    (tmp_path / "bill.json").write_text(json.dumps(BILL))
+    (tmp_path / "plan.json").write_text(json.dumps({"left_out": ["the people", "storage"]}))
+    text = card.card(tmp_path, made(), {"model_name": "grpo"})
+    rows = [re.split(r"\s*\|\s*", r.strip("| ")) for r in re.findall(r"^\|.*\d%.*\|$", text, re.MULTILINE)][1:]
+    for row, s in zip(rows, scores, strict=True):
+        lo, hi = s["ci95"]
+        assert row == [s["model"], s["benchmark"], f"{s['accuracy']:.1%}", f"{lo:.1%} to {hi:.1%}", str(s["n"])]
+    assert "this model's run: 0.012345 USD of a budget of 1\n" in text and "failed and repeated work: 0.023456 USD" in text
+    assert "not in these figures: the people; storage" in text
+    (tmp_path / "bill.json").write_text(json.dumps(BILL | {"is_lower_bound": True}))
+    assert "at least 0.012345 USD" in card.card(tmp_path, made(), {"model_name": "grpo"})
+
+
+def test_without_files(tmp_path: Path) -> None:
+    text = card.card(tmp_path, made(), {"model_name": "base"})
+    assert not {"## Scores (measured)", "## Data", "## Bill"} & set(text.splitlines()) and "bill.json" in text
+
+
+@pytest.mark.parametrize("name", ['a"b', "a: b", "# x", "- y", "ü"])
+def test_no_name_breaks_the_front(tmp_path: Path, name: str) -> None:
+    base = tmp_path / name
+    base.mkdir()
+    one = made().__class__(**(vars(made()) | {"base": str(base)}))
+    assert front(card.card(tmp_path, one, {"model_name": "base"}))["base_model"] == str(base)
+
+
+def test_licences(tmp_path: Path) -> None:
+    for text, licence in (("---\nlicense: apache-2.0\ntags: [x]\n---\n# m", "apache-2.0"), ("# license: mit", ""), ("---\nx: y\n---", "")):
+        (tmp_path / "README.md").write_text(text)
+        assert card.licence_of(str(tmp_path)) == licence
+    assert card.licence_of("/no/where") == "" and card.licence_of("smollm2-135m-instruct") == "apache-2.0"
+    head = front(card.card(tmp_path, made("smollm2-135m-instruct"), {"model_name": "base"}))
+    assert head["base_model"] == "HuggingFaceTB/SmolLM2-135M-Instruct" and head["license"] == "apache-2.0"
