@@ -8,21 +8,19 @@ which the caller passes in (`configs["grpo"]`), so this module knows no stage.
 
 from __future__ import annotations
 
-import difflib
 import json
-import math
 import re
-import types
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_type_hints
 
 import tomlkit
 from tomlkit.exceptions import ParseError
 
 from shoestring.records import UserError, content_hash
+from shoestring.tables import config_keys, convert, located, nearest, one_line, positions, toml_value
 
 TOP_KEYS = ("name", "budget", "machine", "base", "seed", "rate", "report_to", "stage")
 MACHINE_KEYS = ("provider", "sku", "count", "region", "market")
@@ -109,9 +107,7 @@ class Recipe:
         return tomlkit.dumps(doc)
 
 
-def load(
-    path: str | Path, configs: Mapping[str, type], overrides: Sequence[str] = (), seed: int | None = None
-) -> Recipe:
+def load(path: str | Path, configs: Mapping[str, type], overrides: Sequence[str] = (), seed: int | None = None) -> Recipe:
     """Read a recipe file. `configs` maps a stage module's name to its Config dataclass; `overrides` are the values of
     `--set`; `seed`, where given, wins over both. Raises UserError (one line) for anything wrong with the input."""
     try:
@@ -173,11 +169,11 @@ class _Reader:
             self.top: dict[str, Any] = tomlkit.parse(text).unwrap()
         except ParseError as e:
             said = re.sub(r" at line \d+ col \d+$", "", str(e))
-            raise UserError(f"{origin}:{e.line}:{e.col}: not TOML: {_one_line(said)}") from None
+            raise UserError(f"{origin}:{e.line}:{e.col}: not TOML: {one_line(said)}") from None
         except Exception as e:
-            said = "nested too deeply" if isinstance(e, RecursionError) else _one_line(str(e))
+            said = "nested too deeply" if isinstance(e, RecursionError) else one_line(str(e))
             raise UserError(f"{origin}:1: not TOML: {said or type(e).__name__}") from None
-        self.lines = _positions(text)
+        self.lines = positions(text)
         self.set: dict[tuple[str | int, ...], str] = {}
         stages = self.top.get("stage", [])
         if not isinstance(stages, list) or not all(isinstance(s, dict) for s in stages):
@@ -195,15 +191,13 @@ class _Reader:
 
     def wrong(self, message: str, *path: str | int) -> UserError:
         where = self.set.get(path) or f"{self.origin}:{self.line(*path)}"
-        return _error(where, message)
+        return located(where, message)
 
-    def check_keys(
-        self, table: Mapping[str, Any], known: Iterable[str], path: tuple[str | int, ...], where: str
-    ) -> None:
+    def check_keys(self, table: Mapping[str, Any], known: Iterable[str], path: tuple[str | int, ...], where: str) -> None:
         known = list(known)
         for key in table:
             if key not in known:
-                raise self.wrong(f'unknown key "{key}"{where}{_nearest(key, known)}', *path, key)
+                raise self.wrong(f'unknown key "{key}"{where}{nearest(key, known)}', *path, key)
 
     def stage_head(self, i: int) -> tuple[str, str]:
         table = self.stages[i]
@@ -211,7 +205,7 @@ class _Reader:
             raise self.wrong(f'this stage lacks "use"; stages: {", ".join(sorted(self.configs))}', "stage", i)
         use = table["use"]
         if not isinstance(use, str) or use not in self.configs:
-            near = _nearest(str(use), self.configs)
+            near = nearest(str(use), self.configs)
             known = ", ".join(sorted(self.configs))
             raise self.wrong(f'unknown stage "{use}"{near or ";"} {"(" if near else ""}stages: {known}'
                              + (")" if near else ""), "stage", i, "use")  # fmt: skip
@@ -235,24 +229,24 @@ class _Reader:
         key, equals, raw = text.partition("=")
         key = key.strip()
         if not equals or not key:
-            raise _error(where, "write it as stage.key=value, as in grpo.steps=50")
-        value = _toml_value(raw.strip())
+            raise located(where, "write it as stage.key=value, as in grpo.steps=50")
+        value = toml_value(raw.strip())
         stage, dot, inner = key.partition(".")
         if not dot:
             known = [k for k in TOP_KEYS if k != "stage"]
             if key not in known:
-                raise _error(where, f'unknown key "{key}"{_nearest(key, known)}')
+                raise located(where, f'unknown key "{key}"{nearest(key, known)}')
             self.top[key] = value
             self.set = {p: w for p, w in self.set.items() if p[0] != key} | {(key,): where}
             return
         names = [n for _, n in self.names]
         if stage not in names:
-            near = _nearest(stage, names) or f"; stages: {', '.join(names)}"
-            raise _error(where, f'unknown stage "{stage}"{near}')
+            near = nearest(stage, names) or f"; stages: {', '.join(names)}"
+            raise located(where, f'unknown stage "{stage}"{near}')
         i = names.index(stage)
-        known = _config_keys(self.configs[self.names[i][0]])
+        known = config_keys(self.configs[self.names[i][0]])
         if inner not in known:
-            raise _error(where, f'unknown key "{inner}" in stage "{stage}"{_nearest(inner, known)}')
+            raise located(where, f'unknown key "{inner}" in stage "{stage}"{nearest(inner, known)}')
         self.stages[i][inner] = value
         self.set["stage", i, inner] = where
 
@@ -301,9 +295,7 @@ class _Reader:
         if value == "this":
             return MachineSpec()
         if not isinstance(value, dict):
-            raise self.wrong(
-                f'machine must be "this" or a table {{ provider = "…", sku = "…" }}, not {value!r}', "machine"
-            )
+            raise self.wrong(f'machine must be "this" or a table {{ provider = "…", sku = "…" }}, not {value!r}', "machine")
         self.check_keys(value, MACHINE_KEYS, ("machine",), " in machine")
         for key in ("provider", "sku"):
             if not value.get(key):
@@ -316,7 +308,7 @@ class _Reader:
             raise self.wrong(f"machine.count must be a whole number from 1, not {count!r}", "machine", "count")
         market = value.get("market", "on-demand")
         if market not in MARKETS:
-            near = _nearest(market, MARKETS) or f"; markets: {', '.join(MARKETS)}"
+            near = nearest(market, MARKETS) or f"; markets: {', '.join(MARKETS)}"
             raise self.wrong(f'unknown market "{market}"{near}', "machine", "market")
         return MachineSpec("cloud", value["provider"], value["sku"], count, value.get("region", ""), market)
 
@@ -324,13 +316,13 @@ class _Reader:
         use, name = self.names[i]
         config_type = self.configs[use]
         given = {k: v for k, v in self.stages[i].items() if k not in ("use", "name")}
-        self.check_keys(given, _config_keys(config_type), ("stage", i), f' in stage "{name}"')
+        self.check_keys(given, config_keys(config_type), ("stage", i), f' in stage "{name}"')
         hints = get_type_hints(config_type)
         values: dict[str, Any] = {}
         for f in fields(config_type):
             if f.name in given:
                 try:
-                    values[f.name] = _convert(given[f.name], hints[f.name])
+                    values[f.name] = convert(given[f.name], hints[f.name])
                 except ValueError as e:
                     raise self.wrong(f'{f.name} in stage "{name}" {e}', "stage", i, f.name) from None
             elif f.init and f.default is MISSING and f.default_factory is MISSING:
@@ -341,115 +333,6 @@ class _Reader:
             named = [k for k in values if re.search(rf"\b{re.escape(k)}\b", str(e))]
             raise self.wrong(f'stage "{name}": {e}', "stage", i, *named[:1]) from None
         return StageTable(use, name, config, self.line("stage", i))
-
-
-def _config_keys(config_type: type) -> list[str]:
-    return [f.name for f in fields(config_type) if f.init]
-
-
-def _convert(value: Any, hint: Any) -> Any:
-    """`value` as the type `hint` says, or ValueError("must be …, not …")."""
-    origin, args = get_origin(hint), get_args(hint)
-    if hint is Any:
-        return value
-    if origin is Literal:
-        if value in args and not isinstance(value, bool):
-            return value
-        raise ValueError(
-            f"must be one of {', '.join(map(str, args))}, not {value!r}{_nearest(str(value), map(str, args))}"
-        )
-    if origin in (Union, types.UnionType):
-        wants: list[str] = []
-        for arm in (a for a in args if a is not type(None)):
-            try:
-                return _convert(value, arm)
-            except ValueError as e:
-                wants.append(str(e))
-        raise ValueError(wants[0])
-    if hint is bool and isinstance(value, bool):
-        return value
-    if hint is int and isinstance(value, int) and not isinstance(value, bool):
-        return value
-    if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
-        if abs(value) < 1e300 or isinstance(value, float) and math.isinf(value):
-            return float(value)
-        raise ValueError(f"must be a number, not {value!r}")  # nan, or too large to mean anything
-    if hint is str and isinstance(value, str):
-        return value
-    if hint is Path and isinstance(value, str):
-        return Path(value)
-    if (hint in (dict, Mapping) or origin in (dict, Mapping)) or (
-        isinstance(origin, type) and issubclass(origin, Mapping)
-    ):
-        if isinstance(value, dict):
-            return {k: _convert(v, args[1]) for k, v in value.items()} if len(args) == 2 else value
-        raise ValueError(f"must be a table, not {value!r}")
-    kind = origin or hint
-    if kind in (list, tuple, Sequence):
-        if not isinstance(value, list):
-            raise ValueError(f"must be a list, not {value!r}")
-        if kind is tuple and args and args[-1] is not Ellipsis:
-            if len(value) != len(args):
-                raise ValueError(f"must be a list of {len(args)} values, not {len(value)}")
-            return tuple(_convert(v, a) for v, a in zip(value, args, strict=True))
-        made = [_convert(v, args[0] if args else Any) for v in value]
-        return made if kind is list else tuple(made)
-    names = {bool: "true or false", int: "a whole number", float: "a number", str: "text", Path: "a path"}
-    raise ValueError(f"must be {names.get(hint, str(hint))}, not {value!r}")
-
-
-def _positions(text: str) -> dict[tuple[str | int, ...], int]:
-    """Line of every table header and key of a *valid* TOML text: ("stage", 0, "steps") → 12.
-
-    tomlkit keeps the text but not the line numbers. The walk only has to tell statements apart, because the text
-    has been parsed already; keys written with escapes fall back to the line of their table.
-    """
-    lines: dict[tuple[str | int, ...], int] = {}
-    counts: dict[tuple[str | int, ...], int] = {}
-    prefix: tuple[str | int, ...] = ()
-    statement = re.compile(
-        r"""(?:\s|\#[^\n]*(?:\n|\Z))*(\[\[?)?[ \t]*((?:"(?:\\.|[^"\\])*"|'[^']*'|[A-Za-z0-9_-]+|[. \t])+)"""
-    )
-    value = re.compile(
-        r'"""(?:\\.|[^\\])*?"{3,5}|\'\'\'.*?\'{3,5}|"(?:\\.|[^"\\\n])*"|\'[^\'\n]*\'|\#[^\n]*|[\[{]|[\]}]|\n', re.DOTALL
-    )
-    at = 0
-    while match := statement.match(text, at):
-        bracket, raw = match.groups()
-        parts = re.findall(r""""(?:\\.|[^"\\])*"|'[^']*'|[A-Za-z0-9_-]+""", raw)
-        keys = tuple(p[1:-1] if p[0] in "\"'" else p for p in parts)
-        line = text.count("\n", 0, match.start(2)) + 1
-        path: tuple[str | int, ...] = () if bracket else prefix
-        for n, key in enumerate(keys):
-            path = (*path, key)
-            if path in counts and not (bracket == "[[" and n == len(keys) - 1):
-                path = (*path, counts[path] - 1)  # inside the last table of that array
-        if bracket == "[[":
-            lines.setdefault(path, line)
-            counts[path] = counts.get(path, 0) + 1
-            path = (*path, counts[path] - 1)
-        for end in range(len(prefix) + 1, len(path) + 1):  # a dotted key also places the tables around it
-            lines.setdefault(path[:end], line)
-        lines.setdefault(path, line)
-        if bracket:
-            prefix = path
-        at, depth = match.end(), 0
-        for token in value.finditer(text, at):
-            at = token.end()
-            depth += (token[0] in "[{") - (token[0] in "]}")
-            if token[0] == "\n" and depth <= 0 or token[0][0] == "#" and depth <= 0:
-                break
-        else:
-            break
-    return lines
-
-
-def _toml_value(raw: str) -> Any:
-    try:
-        made = tomlkit.parse(f"value = {raw}").unwrap()
-    except Exception:
-        return raw
-    return made["value"] if set(made) == {"value"} else raw
 
 
 def _plain_config(config: Any) -> dict[str, Any]:
@@ -481,16 +364,3 @@ def _toml(value: Any) -> Any:
 
 def _money_text(amount: Decimal) -> str:
     return format(amount.normalize(), "f")  # one spelling for 0.05 and 0.0500
-
-
-def _nearest(word: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
-    return f'; did you mean "{close[0]}"?' if close else ""
-
-
-def _error(where: str, message: str) -> UserError:
-    return UserError(_one_line(f"{where}: {message}"))
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())

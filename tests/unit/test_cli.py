@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from shoestring import __version__, cli
+from shoestring.commands.recipes import recipe_of
 from shoestring.records import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -73,12 +74,12 @@ def test_prices(capsys: pytest.CaptureFixture[str]) -> None:
 def test_seed_name_and_rate_are_checked_like_the_recipe(tmp_path: Path) -> None:
     recipe = ROOT / "recipes" / "quickstart.toml"
     args = cli.parser().parse_args(["plan", str(recipe), "--seed", "5", "--name", "mine", "--rate", "0.2 USD/hour"])
-    made = cli._recipe(args)
+    made = recipe_of(args)
     assert (made.seed, made.name, str(made.rate)) == (5, "mine", "0.2")
-    assert made.hash != cli._recipe(cli.parser().parse_args(["plan", str(recipe)])).hash
+    assert made.hash != recipe_of(cli.parser().parse_args(["plan", str(recipe)])).hash
     for bad in (["--seed", "-1"], ["--seed", str(2**63)], ["--name", 'a"b'], ["--rate", '1"'], ["--set", "seed=-1"]):
         with pytest.raises(UserError):
-            cli._recipe(cli.parser().parse_args(["plan", str(recipe), *bad]))
+            recipe_of(cli.parser().parse_args(["plan", str(recipe), *bad]))
 
 
 @pytest.mark.parametrize("args", [["--help"], ["plan", "recipes/quickstart.toml"], ["prices", "--machine", "this"]])

@@ -120,7 +120,7 @@ def _truth(said: str) -> bool:
 
 
 def run(args: argparse.Namespace) -> int:
-    from shoestring.commands import run as running
+    from shoestring.commands import recipes as running
 
     out: Path = args.out or Path("runs") / args.command
     resume = _resumes(args.resume, out)
@@ -295,7 +295,7 @@ def _round_up(usd: float) -> str:
 def _refuse(recipe: Recipe) -> None:
     """Without a budget: the plan on the screen, and one line with the budget that it takes."""
     from shoestring import plan
-    from shoestring.commands.run import console, planned
+    from shoestring.commands.recipes import console, planned
     from shoestring.report import terminal
 
     made, book = planned(recipe)
