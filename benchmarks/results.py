@@ -19,10 +19,11 @@ from benchmarks.table import SPECS, Spec
 
 ROOT = Path(__file__).resolve().parent.parent
 STORED = ROOT / "benchmarks" / "results" / "cpu.json"
+GPU_STORED = STORED.with_name("h100.json")
 DOCS = ROOT / "docs" / "benchmarks.md"
 BEGIN, END = "<!-- table: made by `python -m benchmarks.results --write-docs` -->", "<!-- end of the table -->"
 NOT_YET = "not measured yet; `make bench` does"
-NO_GPU = "no GPU at hand"
+NO_GPU = "no GPU at hand; `python -m benchmarks.cuda` does"
 
 
 @dataclass(frozen=True)
@@ -233,13 +234,13 @@ def with_table(text: str, rows: Sequence[Row]) -> str:
 
 
 def write_docs(rows: Sequence[Row], page: Path = DOCS) -> None:
-    page.write_text(with_table(page.read_text("utf-8"), rows), "utf-8")
+    page.write_text(with_table(page.read_text("utf-8"), merge(rows, load(GPU_STORED))), "utf-8")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     p = argparse.ArgumentParser(prog="benchmarks.results", description="Show the stored table.")
     p.add_argument("--write-docs", action="store_true", help="write it into docs/benchmarks.md instead")
-    rows = merge(load(), [])
+    rows = merge(load(), load(GPU_STORED))
     if p.parse_args(argv).write_docs:
         write_docs(rows)
     else:

@@ -12,7 +12,6 @@ import argparse
 import datetime
 import os
 import platform
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -30,7 +29,6 @@ from benchmarks.table import MEASURED, of_family
 from benchmarks.workload import SFT
 
 FULL, QUICK = Effort(5, 3), Effort(2, 1)
-CPU_ONLY = "the trainer and the engine build their tensors on the CPU"
 
 
 def families(text: str) -> list[str]:
@@ -110,7 +108,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         out = STORED.with_name("quick.json") if args.quick else STORED
     stamp = {"date": datetime.date.today().isoformat(), "machine": here}
     began, sound = time.perf_counter(), True
-    rows: list[Row] = not_run("h100", CPU_ONLY if shutil.which("nvidia-smi") else NO_GPU)
+    rows: list[Row] = not_run("h100", NO_GPU)
     python, missing = vllm_python(args.vllm)
     with tempfile.TemporaryDirectory() as scratch:
         bench = Bench(tried, Path(scratch), threads, args.peer_python, python, args.sft_batch)

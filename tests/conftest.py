@@ -14,6 +14,16 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+@pytest.fixture(autouse=True)
+def no_earlier_runs(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """A plan is mended by what earlier runs on this machine took: a test's is not, unless it names a cache of its own."""
+    if "SHOESTRING_CACHE" not in os.environ:
+        from shoestring.estimate import history
+
+        nothing = tmp_path_factory.getbasetemp() / "no-runs.json"
+        monkeypatch.setattr(history, "_path", lambda path: path or nothing)
+
+
 @pytest.fixture(scope="session")
 def tiny_decoder() -> Callable[..., Any]:
     """make(seed=0, **sizes) → a small random fp32 Decoder; weights large enough that attention is not flat."""

@@ -2,7 +2,8 @@
 
 A step allocates and frees a gibibyte of activations. By default glibc hands freed memory back to the system and gets it
 again, zeroed, page by page. Measured on SFT of SmolLM2-135M, one thread: 500,000 page faults and 1.6 s of system time in a
-step of 11.6 s; kept, 5,000 to 70,000 and 0.1 s. The gaps between kept pieces cost 0.1 to 0.2 GiB.
+step of 11.6 s; kept, 5,000 to 70,000 and 0.1 s. The gaps between kept pieces cost 0.3 GiB, and up to 1.2 where pieces of
+50 to 110 MB (logits, the gradient of the embedding) must find a gap as well: these keep mappings of their own.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import ctypes.util
 
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # glibc's malloc.h: M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
 KEEP = (1 << 31) - 1  # bytes freed at the heap's end before any are handed back: mallopt takes an int
-WHOLE = 1 << 30  # an allocation from this size on has a mapping of its own, as before
+WHOLE = 1 << 25  # bytes; an allocation from this size on has a mapping of its own, as before. glibc takes no more
 
 
 def keep_freed_memory() -> bool:

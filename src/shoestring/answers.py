@@ -31,6 +31,35 @@ _OPEN, _CLOSE = "<think>", "</think>"
 _SEQUENCE_PREFIX = {"number_sequence": 4}
 
 
+def _joins() -> re.Pattern[str]:
+    """Runs of the characters that NFKC would join to the digits beside them: raised and lowered ones, fractions, circled
+    numbers."""
+    places = (
+        (0xAA, 0xBF), (0x2B0, 0x300), (0x1D2C, 0x1DC0), (0x2070, 0x20A0), (0x2150, 0x2190), (0x2460, 0x2500), (0x2776, 0x2794),
+        (0x3190, 0x3400), (0x1F100, 0x1F10D),
+    )  # fmt: skip
+    kinds: dict[str, list[str]] = {"<super>": [], "<sub>": [], "": []}
+    for c in (chr(i) for start, end in places for i in range(start, end)):
+        tag, form = unicodedata.decomposition(c).partition(" ")[0], unicodedata.normalize("NFKC", c)
+        if tag in ("<super>", "<sub>"):
+            kinds[tag].append(c)
+        elif form != c and any("0" <= d <= "9" for d in form):
+            kinds[""].append(c)
+    raised, lowered, other = (re.escape("".join(cs)) for cs in kinds.values())
+    return re.compile(f"([{raised}]+)|([{lowered}]+)|([{other}])")
+
+
+_JOINS = _joins()
+
+
+def _apart(match: re.Match[str]) -> str:
+    """10² is 10^2 and not 102, 3½ is 3 1/2 and not 31/2, 101₂ is 101_2."""
+    text, (start, end) = match.string, match.span()
+    form = unicodedata.normalize("NFKC", match[0]).replace("\u2044", "/")
+    before = "^" if match[1] else "_" if match[2] else " " if text[:start][-1:].isalnum() else ""
+    return before + form + (" " if text[end : end + 1].isalnum() else "")
+
+
 def _plain(text: str) -> str:
     return unicodedata.normalize("NFKC", text).translate(_MINUS)
 
@@ -61,8 +90,11 @@ def normalise(text: str) -> str:
     """One form for equal answers: numbers in plain decimal form, other text case-folded with single spaces.
 
     Surrounding white space, $, %, quotes, asterisks and closing punctuation are dropped, "1,000.0" becomes "1000",
-    a unicode minus becomes "-". "" comes back where nothing is left. Normalising twice changes nothing.
+    a unicode minus becomes "-", 10² becomes "10^2" and 3½ "3 1/2". "" comes back where nothing is left. Normalising twice
+    changes nothing.
     """
+    if not text.isascii():
+        text = _JOINS.sub(_apart, text)
     plain = " ".join(_plain(text.replace("\\$", "$").replace("\\%", "%").replace("{,}", ",")).casefold().split())
     while True:
         number = _canonical_number(plain)

@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from shoestring.data import licences
 from shoestring.estimate.headers import gguf_header
 from shoestring.estimate.locate import PACKAGED, locate
 from shoestring.recipe import Recipe
@@ -38,6 +41,8 @@ def card(run_dir: Path, recipe: Recipe, state: dict[str, Any]) -> str:
     ]  # fmt: skip
     if data:
         lines += ["## Data", ""] + [f"- {s} ({licence or 'licence not stated'})" for s, licence in data] + [""]
+    lines += _licences(run_dir, recipe, state)
+    lines += _adapter(run_dir / "model" / "adapter" / "adapter_config.json")
     return "\n".join([*lines, *_scores(run_dir / "scores.json"), *_bill(run_dir)])
 
 
@@ -80,6 +85,70 @@ def _data(run_dir: Path, state: dict[str, Any]) -> list[tuple[str, str]]:
         if path.exists():
             seen |= {(r["source"], r.get("licence") or "") for r in read_lines(path) if r.get("source")}
     return sorted(seen)
+
+
+def remarks(recipe: Recipe) -> list[str]:
+    """A line for the base and for each teacher whose licence forbids training on its output, binds it, or is not known."""
+    asked = [("base", recipe.base, licence_of(recipe.base))]
+    for table in recipe.stages:
+        teacher = getattr(table.config, "teacher", None)
+        if isinstance(teacher, str) and teacher:
+            asked.append(("teacher", teacher, licence_of(teacher)))
+        elif isinstance(teacher, Mapping) and teacher.get("recorded"):
+            asked += _recorded(str(teacher["recorded"]), str(teacher.get("model", "")))
+        elif isinstance(teacher, Mapping) and teacher.get("url"):
+            asked.append(("teacher", str(teacher.get("model", "")), ""))
+        elif isinstance(teacher, Mapping) and teacher.get("model"):
+            asked.append(("teacher", str(teacher["model"]), licence_of(str(teacher["model"]))))
+    said = (licences.remark(role, model, stated) for role, model, stated in asked)
+    return list(dict.fromkeys(line for line in said if line))
+
+
+def _recorded(path: str, model: str) -> list[tuple[str, str, str]]:
+    """(role, model, licence) of the models that a recording holds, each with the first licence that its rows state."""
+    from shoestring.generate.recorded import read
+
+    found: dict[str, str] = {}
+    try:
+        for _, row in read(Path(path).expanduser()):
+            name = str(row.get("model") or f"recorded:{Path(path).name}")
+            if not model or model == name:
+                found[name] = found.get(name) or str(row.get("licence") or row.get("license") or "")
+    except UserError:
+        return []  # what is wrong with the file, the stage's own check says
+    return [("teacher", name, licence) for name, licence in found.items()]
+
+
+def _licences(run_dir: Path, recipe: Recipe, state: dict[str, Any]) -> list[str]:
+    """How many records there are of each licence, and what the base's and the teachers' licences ask."""
+    lines = []
+    artifacts = state.get("artifacts", {})
+    traces = run_dir / artifacts["traces"] if "traces" in artifacts else run_dir / "problems.jsonl"
+    if traces.exists():
+        rows = read_lines(traces)
+        counts = Counter((r.get("licence") or "not stated") for r in rows)
+        written = Counter((r["model"], r["teacher_licence"]) for r in rows if r.get("teacher_licence"))
+        if counts:
+            listed = ", ".join(f"{name} {n}" for name, n in counts.most_common())
+            lines.append(f"- {traces.name}: {sum(counts.values())} records by licence: {listed}")
+        lines += [f"- {n} answers by {model} ({licence})" for (model, licence), n in written.most_common()]
+    lines += [f"- {line}" for line in remarks(recipe)]
+    return ["## Licences", "", *lines, ""] if lines else []
+
+
+def _adapter(path: Path) -> list[str]:
+    """What lies in adapter/, where adapters alone lead from the base to these weights."""
+    if not path.exists():
+        return []
+    said = json.loads(path.read_text())
+    rank = f"rank {said['r']}, alpha {said['lora_alpha']:g}{', rank-stabilised' if said.get('use_rslora') else ''}"
+    load = f'AutoModelForCausalLM.from_pretrained("{said["base_model_name_or_path"]}")'
+    return [
+        "## Adapter", "",
+        f"The weights above have it merged in. By itself it is `adapter/`: LoRA of {rank}, "
+        f"on {', '.join(said['target_modules'])}.",
+        "", "```python", f'PeftModel.from_pretrained({load}, "adapter")', "```", "",
+    ]  # fmt: skip
 
 
 def _scores(path: Path) -> list[str]:

@@ -1,12 +1,12 @@
 """The one loop: runs the stages of a recipe, meters them, stops at the budget, resumes.
 
 A stage is a generator (see `stages.context`). Before a step it yields an `Intent` and hears "go" or "stop"; what it
-yields afterwards is metered (`StepReport`), kept (`Checkpoint`, `Artifact`) or posted (`Usage`).
+yields afterwards is metered (`StepReport`), kept (`Checkpoint`, `Artifact`) or posted (`Usage`). A step that runs on into the
+money for stopping safely is ended by the watchdog; the run goes on from the last checkpoint to its score.
 """
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import signal
@@ -19,27 +19,28 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from shoestring import export, plan, probe, stages
+from shoestring import export, opening, plan, probe, stages, watchdog
 from shoestring.allocator import keep_freed_memory
-from shoestring.cost import bill
+from shoestring.cost import bill, statement
+from shoestring.cost.beside import Beside
 from shoestring.cost.budget import Budget
 from shoestring.cost.ledger import Ledger
 from shoestring.cost.prices import PriceBook
 from shoestring.estimate.headers import model_shape
-from shoestring.lease import Lease, forget_beat, recover, reopen
+from shoestring.lease import Lease, forget_beat, recover
+from shoestring.opening import RUN
+from shoestring.progress import Progress
 from shoestring.recipe import Recipe, StageTable
-from shoestring.records import Artifact, Checkpoint, Intent, Outcome, StepReport, Usage, UserError
+from shoestring.records import Artifact, Checkpoint, Intent, StepReport, Usage, UserError
 from shoestring.report import findings, page, sinks, terminal
 from shoestring.report.live import Live
-from shoestring.stages.context import Context, drop_torn, read_lines, write_json
+from shoestring.stages.context import Context, Overrun, write_json
 from shoestring.threads import Threads
-
-RUN, METRICS = "run.json", "metrics.jsonl"
 
 
 @dataclass
 class Ending:
-    """How a run ended: finished, or stopped by the budget (scored) or by the user (resumable)."""
+    """How a run ended: finished, or stopped by the budget (scored), by the user or by its window (resumable)."""
 
     status: str
     reason: str
@@ -64,29 +65,18 @@ class Pipeline:
         self.started = clock() if started is None else started
         self.book, self.sku = resolve(recipe)
         self.usd_per_second = float(self.book.price(self.sku).amount) * recipe.machine.count
+        self.beside = Beside.of(recipe.terms, self.book)
         self.resumed = resume
+        self.sleep: Callable[[float], None] = getattr(clock, "sleep", time.sleep)
         self.interrupted = False
         self.out_of_money = False
+        self.shut: float | None = None  # when the window closes that this attempt works in
+        self.closing = False  # it is too late for another step in it
         self.state: dict[str, Any] = {}
-        self._reported: dict[str, int] = {}
-        self._lines = 0  # of metrics.jsonl: the step that sinks see, which grows over stages and attempts
         self.sinks = sinks.Sinks((), sinks.Run("", run_dir, {}), self._say)
         self._stop_seconds = 0.0
 
     # the run's own files
-
-    def _check(self) -> None:
-        """Bad input is found here, before a folder is made. The budget too, where this machine was measured before."""
-        export.check_base(self.recipe.base)
-        try:
-            made = plan.make(self.recipe, self.book, self.sku)
-        except UserError:
-            if export.is_local(self.recipe.base):
-                raise
-            return  # not downloaded yet
-        plan.check_inputs(made)
-        if made.profile.basis == "measured":
-            plan.refuse_if_too_small(made)
 
     def _open(self) -> None:
         sinks.check(self.recipe.report_to)
@@ -94,47 +84,38 @@ class Pipeline:
         if self.resumed and not exists:
             raise UserError(f"{self.run_dir}: there is no run to resume; leave --resume away")
         if not exists:
-            self._check()
+            opening.check(self.recipe, self.book, self.sku)
         self.run_dir.mkdir(parents=True, exist_ok=True)
-        self._lock = open(self.run_dir / "run.lock", "w")  # noqa: SIM115  (held as long as the run)
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UserError(f"{self.run_dir}: another process works on this run; wait for it or stop it") from None
+        self._lock = opening.lock(self.run_dir)
         if exists:
-            try:
-                self.state = json.loads((self.run_dir / RUN).read_text())
-            except ValueError:
-                raise UserError(f"{self.run_dir / RUN}: cannot be read; give the run another --name") from None
-            if not self.resumed:
-                raise UserError(
-                    f"{self.run_dir}: this run exists; add --resume to go on with it, or --name for a new one"
-                )
-            if self.state["recipe_hash"] != self.recipe.hash:
-                raise UserError(
-                    f"{self.run_dir}: the recipe or the seed has changed since this run began; "
-                    "only the budget may change on --resume. Give the run another --name"
-                )
-            if self.state["status"] == "finished" and self.state["closed"]:
-                raise UserError(f"{self.run_dir}: this run is finished; see {self.run_dir}/report.html")
-            reopen(self.state, self.run_dir, self.recipe.budget)
+            self.state = opening.standing(self.recipe, self.run_dir, self.resumed)
+            self._await_window()
         else:
-            price = self.book.price(self.sku)
-            self.state = {
-                "name": self.recipe.name, "seed": self.recipe.seed, "status": "running", "reason": "",
-                "started": self.started, "ended": None, "attempts": 0, "versions": probe.versions(),
-                "machine": {
-                    "sku": self.sku, "usd_per_hour": f"{price.amount * 3600:.4f}", "source": price.ref.source,
-                    "date": price.ref.date, "note": price.ref.note,
-                },
-                "base": self.recipe.base, "recipe_hash": self.recipe.hash, "weights": None, "model_name": "base",
-                "artifacts": {}, "start_done": False, "closed": False, "reached": None,
-                "stages": [{"name": t.name, "use": t.use, "status": "waiting", "seconds": 0.0} for t in self.recipe.stages],
-            }  # fmt: skip
+            self._await_window()
+            self.state = opening.fresh(self.recipe, self.book, self.sku, self.started)
         self.state["attempts"] += 1
         self.state.update(status="running", reason="", closed=False)
         self._save()
         (self.run_dir / "recipe.toml").write_text(self.recipe.to_toml(), encoding="utf-8")
+
+    def _await_window(self) -> None:
+        """Wait until the recipe's window opens. The lease begins then: what waits is not paid for."""
+        window = self.recipe.terms.window
+        if window is None:
+            return
+        now = self.clock()
+        opens = window.next_start(now)
+        if not window.fits(opens, plan.RESUME_SECONDS + plan.EXPORT_SECONDS):  # too late to get anywhere in this one
+            opens = window.next_start(window.closes(opens) or opens)
+        if opens > now:
+            until = f"waiting {_hours(opens - now)} until {window.show(opens)}"
+            self._say(f"window {window}: {until}; nothing is leased until then")
+            if self.recipe.machine.kind == "cloud":
+                self._say("a rented machine is paid for from its start: start it then, not now")
+            while (now := self.clock()) < opens:
+                self.sleep(min(30.0, opens - now))
+            self.started = self.clock()
+        self.shut = window.closes(self.clock())
 
     def _save(self) -> None:
         write_json(self.run_dir / RUN, self.state)
@@ -149,35 +130,37 @@ class Pipeline:
         self._open()
         attempt = f"a{self.state['attempts']}"
         self.ledger = Ledger.open(self.run_dir / "ledger.jsonl")
-        lost = recover(self.ledger, self.sku, self.run_dir)
+        lost = recover(self.ledger, self.sku, self.run_dir, self.beside)
         if lost:
-            seconds = sum(u.quantity for u in lost)
+            seconds = sum(u.quantity for u in lost if u.unit == "second")
             self.console.print(f"the last attempt was killed: {seconds:.1f} s of its lease are billed as failed")
         self.budget = Budget(self.recipe.budget, self.book, self.ledger)
-        needed = Decimal(plan.RESUME_SECONDS + plan.EXPORT_SECONDS) * self.book.price(self.sku).amount
-        if self.resumed and self.budget.left() < needed:
-            raise UserError(
-                f"{self.run_dir}: {self.budget.left():.4f} USD of {self.recipe.budget} are left and going on takes at least "
-                f"{needed:.4f}; give a bigger budget, as in --set budget='1 USD'"
+        if self.resumed:
+            opening.refuse_a_poor_resume(
+                self.run_dir, self.budget.left(), self.recipe.budget, Decimal(str(self.usd_per_second))
             )
         self.ledger.begin(attempt, lease_start=self.started)
-        self.lease = Lease(self.ledger, self.budget, self.sku, attempt, self.run_dir, self.started, self.clock)
+        self.lease = Lease(
+            self.ledger, self.budget, self.sku, attempt, self.run_dir, self.started, self.clock, self.beside
+        )  # fmt: skip
         self.lease.beat()
-        self.attempt = attempt
-        self._read_metrics()
+        self.watchdog = watchdog.of(self.clock)
         main = threading.current_thread() is threading.main_thread()
         handlers = {s: signal.signal(s, self._on_signal) for s in (signal.SIGINT, signal.SIGTERM) if main}
         reason = "failed"
         try:
             self.sinks = sinks.Sinks(self.recipe.report_to, sinks.Run.of(self.recipe, self.run_dir, self.sku), self._say)
             self._stages()
-            reason = "interrupted" if self.interrupted else "budget" if self.out_of_money else "done"
-            if not self.interrupted:
+            reason = "budget" if self.out_of_money else "done"
+            if self.interrupted or self.closing:
+                reason = "interrupted" if self.interrupted else "window"
+            else:
                 self._finish()
         except UserError as e:
             self.state.update(status="failed", reason=str(e))
             raise
         finally:
+            self.watchdog.close()
             for s, h in handlers.items():
                 signal.signal(s, h)
             self._close(reason)
@@ -200,7 +183,8 @@ class Pipeline:
         profile, fresh = probe.measured_profile(base, shape)
         self.plan = plan.make(self.recipe, self.book, self.sku, shape, profile)
         path = self.run_dir / "plan.json"
-        data = plan.write(self.plan, self.book, path) if not path.exists() else json.loads(path.read_text())
+        fresh_plan = not path.exists()
+        data = plan.write(self.plan, self.book, path, self.clock()) if fresh_plan else json.loads(path.read_text())
         if not self.state["start_done"]:
             terminal.print_plan(data, self.console)
             plan.refuse_if_too_small(self.plan)
@@ -209,6 +193,9 @@ class Pipeline:
 
         self.threads = Threads(torch.get_num_threads(), torch.set_num_threads)
         self.live = Live(self.console)
+        self.progress = Progress(
+            self.run_dir, self.lease, self.plan, self.live, self.sinks, self._say, self.usd_per_second
+        )  # fmt: skip
         self.base, self.shape, self.profile = base, shape, profile
         self.lease.settle(self.clock() - self.lease.posted_until, "useful")
         last = max((i for i, t in enumerate(self.recipe.stages) if t.use == "evaluate"), default=-1)
@@ -217,7 +204,7 @@ class Pipeline:
                 row = self._row(table.name)
                 if row["status"] in ("finished", "skipped"):
                     continue
-                if self.interrupted:
+                if self.interrupted or self.closing:
                     return
                 if self.out_of_money and (i != last or self._scored()):
                     row["status"] = "skipped"
@@ -234,19 +221,22 @@ class Pipeline:
         return any(p.stem.partition("-")[2] == self.state["model_name"] for p in folder.glob("*.jsonl"))
 
     def _reserve_for(self, i: int, last: int) -> float:
-        """Seconds that must stay unspent while stage i runs: last checkpoint, final evaluation, export, sinks' end."""
+        """Seconds that must stay unspent while stage i runs: last checkpoint, final evaluation, export, sinks' end, and
+        a restart."""
         return self._to_stop(i, last) + (sinks.CLOSE_SECONDS if self.recipe.report_to else 0.0)
 
     def _to_stop(self, i: int, last: int) -> float:
         if i == last:
             return plan.EXPORT_SECONDS
-        seconds = self.plan.safe_stop_seconds()
+        # a crash at the very end must leave enough to come back and score; of a small budget, not much of it
+        restart = min(plan.RESUME_SECONDS, 0.02 * float(self.recipe.budget) / self.usd_per_second)
+        seconds = self.plan.safe_stop_seconds() + restart
         scoring = self.recipe.stages[i].use == "evaluate"
         if not any(s.forecast.trains for s in self.plan.stages[1 : i + 2]) and (scoring or self._scored()):
             seconds = plan.EXPORT_SECONDS  # nothing trained yet, and the base has its score or is getting it
         final = self.plan.final_evaluation()
         if final and (again := self._evaluated(final.name)):
-            seconds = min(seconds, self.plan.checkpoint_seconds() + plan.EXPORT_SECONDS + again)
+            seconds = min(seconds, self.plan.checkpoint_seconds() + plan.EXPORT_SECONDS + again + restart)
         return seconds
 
     def _evaluated(self, name: str) -> float:
@@ -270,8 +260,10 @@ class Pipeline:
             base=self.base, weights=self.run_dir / weights if weights else None, model_name=self.state["model_name"],
             machine=self.sku, shape=self.shape, profile=self.profile,
             inputs={k: self.run_dir / v for k, v in self.state["artifacts"].items()},
+            priced=lambda sku: sku in self.book and sku not in self.book.clashes,
+            fits=lambda intent: self.lease.fits(intent, self._stop_seconds),
             usd=lambda seconds: seconds * self.usd_per_second, accrued=self.lease.spent, clock=self.clock, position=i,
-            planned_seconds=planned,
+            planned_seconds=planned, worth=None if self.recipe.terms.worth is None else float(self.recipe.terms.worth),
         )  # fmt: skip
 
     def _stage(self, i: int, table: StageTable, row: dict[str, Any]) -> None:
@@ -282,13 +274,16 @@ class Pipeline:
         began = self.clock()
         context = self._context(i, table)
         events = stages.module(table.use).run(table.config, context.inputs, context)
+        stopped, self.watchdog.rang = False, False
         answer: str | None = None
-        stopped = False
         artifacts: list[Artifact] = []
         checkpoint: Checkpoint | None = None
         try:
             while True:
+                if not (stopped or self.watchdog.rang):  # what follows a stop is paid for by the reserve
+                    self.watchdog.arm(self.lease.deadline(self._stop_seconds), self.clock())
                 event = events.send(answer)
+                self.watchdog.disarm()
                 answer = None
                 if isinstance(event, Intent):
                     answer = self._answer(event)
@@ -302,10 +297,19 @@ class Pipeline:
                 elif isinstance(event, Usage):
                     self.ledger.post(event)
         except StopIteration:
-            pass
+            self.watchdog.disarm()
+        except Overrun:
+            events.close()
+            stopped = True
+            self.lease.settle(self.clock() - self.lease.posted_until, "discarded")
+            checkpoint = opening.newest(context.checkpoints, table.name, self.recipe.hash) or checkpoint
+            self.console.print(f"{table.name}: a step ran into the ceiling and was ended; its last checkpoint counts")
+        if self.watchdog.rang and not stopped:  # the stage ended by itself, with what it had
+            stopped = True
+            self.lease.settle(self.clock() - self.lease.posted_until, "discarded")
         self.lease.settle()
         row["seconds"] = round(row["seconds"] + self.clock() - began, 3)
-        if stopped and self.interrupted:
+        if stopped and (self.interrupted or self.closing):
             self._save()
             return
         if stopped:
@@ -325,54 +329,25 @@ class Pipeline:
     def _answer(self, intent: Intent) -> str:
         if self.interrupted:
             return "stop"
+        if self.shut is not None:
+            needed = sum(u.quantity for u in intent.usages if u.unit == "second") + self.plan.checkpoint_seconds()
+            if self.clock() + needed > self.shut:
+                self.closing = True
+                return "stop"
         return "go" if self.lease.ask(intent, self._stop_seconds) else "stop"
 
     def _report(self, report: StepReport) -> None:
-        replayed = report.step <= self._reported.get(report.stage, 0)
-        outcome: Outcome = "replayed" if replayed else "useful"
-        self.lease.settle(report.seconds, outcome)
         changed = self.threads.adjust()
         if changed is not None:
             why = "other processes keep the cores busy" if changed < self.threads.most else "the cores are free again"
             self.console.print(f"{why}: computing with {changed} thread{'s' if changed > 1 else ''}")
-        if notice := report.extra.get("notice"):  # what a stage has to say aloud, such as memory that ran out
-            self.console.print(notice, highlight=False)
-        spent, left = self.lease.spent(), self.lease.left()
-        row = {
-            "t": self.clock(), "attempt": self.attempt, "stage": report.stage, "step": report.step, "total": report.total,
-            "loss": report.loss, "reward": report.reward, "grad_norm": report.grad_norm, "tokens": report.tokens,
-            "useful_tokens": report.useful_tokens, "seconds": round(report.seconds, 4), "flops": report.flops,
-            "usd": report.seconds * self.usd_per_second, "usd_spent": spent, "usd_left": left,
-            "outcome": outcome, **dict(report.extra),
-        }  # fmt: skip
-        with open(self.run_dir / METRICS, "a", encoding="utf-8") as f:
-            f.write(json.dumps(row) + "\n")
-        self._lines += 1
-        self.sinks.log(self._lines, row)
-        speed = report.tokens / report.seconds if report.seconds > 0 else 0.0
-        after = (report.total - report.step) * report.seconds
-        self.live.update(
-            report.step, report.total, report.loss, report.reward, speed, spent, left, after + self._later(report.stage)
-        )
-
-    def _later(self, stage: str) -> float:
-        """Seconds planned for the stages after this one."""
-        names = [s.name for s in self.plan.stages]
-        return sum(s.seconds.mid for s in self.plan.stages[names.index(stage) + 1 :]) if stage in names else 0.0
-
-    def _read_metrics(self) -> None:
-        path = self.run_dir / METRICS
-        if not path.exists():
-            return
-        drop_torn(path)
-        for row in read_lines(path):
-            self._lines += 1
-            self._reported[row["stage"]] = max(self._reported.get(row["stage"], 0), row["step"])
+        self.progress.report(report)
 
     # the end
 
     def _finish(self) -> None:
         self.lease.stage = "export"
+        self.lease.leave()
         self.sinks.finish()
         weights = self.state["weights"]
         export.write_model(
@@ -389,6 +364,9 @@ class Pipeline:
         self.state["ended"] = self.clock()
         if reason == "interrupted":
             self.state.update(status="stopped", reason="interrupted; go on with --resume")
+        elif reason == "window" and (window := self.recipe.terms.window):
+            until = window.show(window.next_start(self.shut or self.clock()))
+            self.state.update(status="stopped", reason=f"window {window} closes; go on with --resume from {until}")
         elif reason == "failed" and self.state["status"] == "running":
             self.state.update(status="failed", reason=repr(sys.exc_info()[1]))
         try:
@@ -396,8 +374,9 @@ class Pipeline:
                 self.state["sinks"] = self.sinks.close()
             self.lease.close(reason)
             self._save()
-            usages = Ledger.read(self.run_dir / "ledger.jsonl").usages
-            write_json(self.run_dir / "bill.json", bill.to_dict(bill.price(usages, self.book, self.recipe.budget)))
+            kept = Ledger.read(self.run_dir / "ledger.jsonl")
+            made = bill.to_dict(bill.price(kept.usages, self.book, self.recipe.budget))
+            write_json(self.run_dir / "bill.json", statement.with_charges(made, self.run_dir.name, kept.charges))
             if reason in ("done", "budget") and (self.run_dir / "model").is_dir():
                 export.write_card(self.run_dir, self.recipe, self.state)  # again: now with the bill
             page.write(self.run_dir)
@@ -408,3 +387,9 @@ class Pipeline:
         finally:  # a full disk must not leave the run locked
             self.ledger.close()
             self._lock.close()
+
+
+def _hours(seconds: float) -> str:
+    """ "8 h 05 min" """
+    minutes = int(seconds / 60 + 0.999)
+    return f"{minutes // 60} h {minutes % 60:02d} min" if minutes >= 60 else f"{minutes} min"

@@ -1,7 +1,7 @@
 """Recipes: TOML in, checked tables out. Every complaint names the file, the line and the nearest right word.
 
-A recipe has the top-level keys `name`, `budget`, `machine`, `base`, `seed`, `rate`, `report_to` and one `[[stage]]` table
-a stage.
+A recipe has the top-level keys `name`, `budget`, `machine`, `base`, `seed`, `rate`, `report_to`, those of `terms.py`
+(`credits`, `window`, `storage`, `egress`, `worth`) and one `[[stage]]` table a stage.
 `use` and `name` belong to the recipe; every other key of a stage table belongs to that stage's `Config` dataclass,
 which the caller passes in (`configs["grpo"]`), so this module knows no stage.
 """
@@ -19,14 +19,16 @@ from typing import Any, Literal, get_type_hints
 import tomlkit
 from tomlkit.exceptions import ParseError
 
+from shoestring import terms
 from shoestring.records import UserError, content_hash
 from shoestring.tables import config_keys, convert, located, nearest, one_line, positions, toml_value
+from shoestring.terms import BadTerm, Terms, money_text
+from shoestring.terms import parse_money as parse_money
 
-TOP_KEYS = ("name", "budget", "machine", "base", "seed", "rate", "report_to", "stage")
+TOP_KEYS = ("name", "budget", "machine", "base", "seed", "rate", "report_to", *terms.KEYS, "stage")
 MACHINE_KEYS = ("provider", "sku", "count", "region", "market")
 MARKETS = ("on-demand", "spot")
 _SLUG = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
-_MONEY = re.compile(r"([+-]?)\s*(\d{1,15}(?:\.\d{1,30})?|\.\d{1,30})\s*([A-Za-z$€£¥]*)", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ class StageTable:
 @dataclass(frozen=True)
 class Recipe:
     """A checked recipe. `budget` is in US dollars, `rate` in US dollars an hour of this machine; `report_to` names the
-    trackers that get the curves besides the run's own files."""
+    trackers that get the curves besides the run's own files; `terms` are the other keys about money."""
 
     name: str
     budget: Decimal
@@ -68,32 +70,35 @@ class Recipe:
     stages: tuple[StageTable, ...]
     path: str = field(default="", compare=False)
     report_to: tuple[str, ...] = ()
+    terms: Terms = Terms()
 
     @property
     def hash(self) -> str:
-        """Content hash of everything that decides the result. Name, budget and report_to are left out, so that a run
-        which stopped at its budget can be resumed with a bigger one."""
+        """Content hash of everything that decides the result. Name, budget, report_to, credits and window are left out, so
+        that a run which stopped at its budget can be resumed with a bigger one, or at other hours."""
         tables = [{"use": s.use, "name": s.name, "config": _plain_config(s.config)} for s in self.stages]
         machine = {k: getattr(self.machine, k) for k in ("kind", *MACHINE_KEYS)}
-        data = {"machine": machine, "rate": None if self.rate is None else _money_text(self.rate),
-                "base": self.base, "seed": self.seed, "stages": tables}  # fmt: skip
+        data = {"machine": machine, "rate": None if self.rate is None else money_text(self.rate),
+                "base": self.base, "seed": self.seed, "stages": tables, **self.terms.deciding()}  # fmt: skip
         return content_hash(json.dumps(data, sort_keys=True, default=str))
 
     def to_toml(self) -> str:
         """The resolved recipe with every default written out; `loads` of it gives an equal recipe."""
         doc = tomlkit.document()
         doc["name"] = self.name
-        doc["budget"] = f"{_money_text(self.budget)} USD"
+        doc["budget"] = f"{money_text(self.budget)} USD"
         if self.machine.kind == "this":
             doc["machine"] = "this"
         else:
             doc["machine"] = _toml({k: getattr(self.machine, k) for k in MACHINE_KEYS})
         if self.rate is not None:
-            doc["rate"] = f"{_money_text(self.rate)} USD/hour"
+            doc["rate"] = f"{money_text(self.rate)} USD/hour"
         doc["base"] = self.base
         doc["seed"] = self.seed
         if self.report_to:
             doc["report_to"] = list(self.report_to)
+        for key, value in self.terms.plain().items():
+            doc[key] = _toml(value)
         tables = tomlkit.aot()
         for stage in self.stages:
             table = tomlkit.table()
@@ -135,29 +140,6 @@ def loads(
     for override in overrides:
         reader.override(override)
     return reader.recipe(seed)
-
-
-def parse_money(text: Any, what: str = "budget", per: str = "") -> Decimal:
-    """Read "0.05 USD" (with `per="/hour"`: "0.10 USD/hour") as Decimal dollars. Raises ValueError saying what is wrong."""
-    example = f'"0.05 USD{per}"'
-    if isinstance(text, bool) or not isinstance(text, str):
-        raise ValueError(f"{what} must be text with a currency such as {example}, not {text!r}")
-    body = text.strip()
-    if per:
-        if not body.lower().endswith(per):
-            raise ValueError(f"{what} {text!r} is not an amount such as {example}")
-        body = body[: -len(per)].rstrip()
-    match = _MONEY.fullmatch(body)
-    if not match:
-        raise ValueError(f"{what} {text!r} is not an amount such as {example}")
-    sign, number, currency = match.groups()
-    if currency.upper() != "USD":
-        said = f"currency {currency!r} is not known" if currency else "has no currency"
-        raise ValueError(f"{what} {text!r}: {said}; write it as {example}")
-    amount = Decimal(number)
-    if sign == "-" or not amount:
-        raise ValueError(f"{what} {text!r} must be above zero")
-    return amount
 
 
 class _Reader:
@@ -272,7 +254,13 @@ class _Reader:
             raise UserError(f"{self.origin}: no stages; add a [[stage]] table with use = one of "
                             + ", ".join(sorted(self.configs)))  # fmt: skip
         stages = tuple(self.stage(i) for i in range(len(self.stages)))
-        return Recipe(name, budget, machine, rate, base, int(seed), stages, self.origin, self.report_to())
+        return Recipe(name, budget, machine, rate, base, int(seed), stages, self.origin, self.report_to(), self.terms())
+
+    def terms(self) -> Terms:
+        try:
+            return terms.read(self.top)
+        except BadTerm as e:
+            raise self.wrong(e.message, *e.path) from None
 
     def report_to(self) -> tuple[str, ...]:
         """["wandb", "tensorboard"], or "wandb,tensorboard"; "none" is none."""
@@ -361,6 +349,3 @@ def _toml(value: Any) -> Any:
         return array
     return value
 
-
-def _money_text(amount: Decimal) -> str:
-    return format(amount.normalize(), "f")  # one spelling for 0.05 and 0.0500

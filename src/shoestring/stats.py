@@ -86,9 +86,24 @@ def _bootstrap(outcomes: Outcomes, seed: int, draws: int, confidence: float) -> 
 
 
 def macro_interval(outcomes: Outcomes, seed: int = 0, draws: int = 2000, confidence: float = 0.95) -> Interval:
-    """Percentile interval of the macro average, by bootstrap stratified by family (each family keeps its size)."""
+    """Percentile interval of the macro average, by bootstrap stratified by family (each family keeps its size).
+
+    A family whose outcomes are all the same (all wrong, all right) looks certain to a bootstrap, however few they are.
+    Its uncertainty is its Wilson interval instead, combined with the rest by squares (the method of variance estimates
+    recovery, Zou and Donner 2008, section 2). Ends stay within [0, 1].
+    """
     _z(confidence)
-    return _bootstrap(outcomes, seed, draws, confidence)
+    low, high = _bootstrap(outcomes, seed, draws, confidence)
+    middle = macro_average(outcomes)
+    below, above = (middle - low) ** 2, (high - middle) ** 2
+    constant = [(fmean(v), len(v)) for _, v in sorted(outcomes.items()) if min(v) == max(v)]
+    if not constant:
+        return low, high
+    for share, n in constant:
+        ends = wilson_interval(share * n, n, confidence)
+        below += ((share - ends[0]) / len(outcomes)) ** 2
+        above += ((ends[1] - share) / len(outcomes)) ** 2
+    return max(0.0, middle - math.sqrt(below)), min(1.0, middle + math.sqrt(above))
 
 
 def paired_differences(before: Outcomes, after: Outcomes) -> dict[str, list[float]]:

@@ -23,6 +23,7 @@ pytest.importorskip("httpx2")
 from shoestring import export
 from shoestring.generate.endpoint import Endpoint, Server, TextRequest
 from shoestring.generate.engine import Engine, Request
+from shoestring.generate.teacher import Cache, LiveTeacher, Question, Spent, ask
 from shoestring.models import folder
 from shoestring.models.tokenizer import Tokenizer
 from shoestring.records import UserError
@@ -108,6 +109,24 @@ def test_greedy_tokens_agree(url: str, base: Path) -> None:
         assert (attempt.prompt_tokens, attempt.completion_tokens) == (len(r.prompt), len(b.tokens))
     print(f"common prefix of greedy answers: {shares}")
     assert sum(shares) / len(shares) >= 0.9, shares
+
+
+def test_a_teacher(url: str, base: Path, tmp_path: Path) -> None:
+    """Asked as a teacher: every attempt's usage is the server's own and agrees with the tokens; a restart asks nobody."""
+    tokenizer = Tokenizer(base)
+    spent: list[Spent] = []
+    asked = [Question(q, ({"role": "user", "content": q},), k, 48, 1.0, seed=k) for q in QUESTIONS for k in range(2)]
+
+    def count(text: str) -> int:
+        return len(tokenizer.encode(text))
+
+    teacher = LiveTeacher(Server(url, "smollm2", concurrency=4), count, spent.append)
+    replies = dict(ask(teacher, asked, Cache(tmp_path / "replies.jsonl")))
+    assert len(replies) == len(spent) == 8 and {s.basis for s in spent} == {"reported"}
+    for i, q in enumerate(asked):
+        assert replies[i].usage["in"] + replies[i].usage["cached"] == len(tokenizer.chat([dict(m) for m in q.messages]))
+        assert abs(replies[i].usage["out"] - count(replies[i].text)) <= 3 and replies[i].reason in ("stop", "length")
+    assert dict(ask(LiveTeacher(Server("http://127.0.0.1:9/v1", "smollm2"), count), asked, Cache(tmp_path / "replies.jsonl"))) == replies
 
 
 def test_streams_stops_and_refusals(url: str, base: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import atexit
 import functools
 import hashlib
+import importlib.util
 import json
 import os
 import random
@@ -218,7 +219,7 @@ def _profile(path: Path, parameters: int) -> None:
         train_flops=rate(2e10), decode_tokens=rate(2000.0), prefill_tokens=rate(8000.0), load_seconds=rate(2.0),
         disk_bytes_per_second=rate(3e8), basis="measured", parameters=parameters,
     )  # fmt: skip
-    assert save_profile(profile_key(version("torch")), profile, path)
+    assert save_profile(profile_key(version("torch"), count=1), profile, path)
 
 
 @functools.cache
@@ -248,6 +249,15 @@ def reference() -> Path:
     recipe = world.recipe(world.root / "reference")
     world.ok("run", recipe, "--runs", world.root / "reference")
     return world.root / "reference" / "tiny"
+
+
+def beside(file: str, name: str) -> Any:
+    """The module `name` that lies beside the test `file`: tests are imported by path, so their folders are not on it."""
+    spec = importlib.util.spec_from_file_location(f"_{name}", Path(file).with_name(name + ".py"))
+    assert spec and spec.loader
+    made = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(made)
+    return made
 
 
 # reading a run

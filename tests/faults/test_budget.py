@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from tiny_run import RECIPE, ROOT, World, attempts, entries, steps_done, total, wait_for
+import tiny_run
+from tiny_run import RECIPE, World, attempts, entries, steps_done, total, wait_for
+
+running = tiny_run.beside(__file__, "running")
 
 
 def least(world: World, recipe: Path) -> float:
@@ -91,22 +91,8 @@ def test_stops_in_the_middle_and_goes_on_with_more(world: World, tmp_path: Path)
 @pytest.mark.slow
 def test_40_percent_of_the_quickstart(tmp_path: Path) -> None:
     """The real recipe on the real model with 40% of what it is planned to take."""
-    from shoestring.estimate.locate import locate
-    from shoestring.records import UserError
-
-    pytest.importorskip("torch")
-    try:
-        locate("smollm2-135m-instruct")
-    except UserError as e:
-        pytest.skip(str(e))
-    recipe, env = ROOT / "recipes" / "quickstart.toml", os.environ | {"PYTHONPATH": str(ROOT / "src")}
-
-    def command(*args: object) -> str:
-        words = [sys.executable, "-m", "shoestring.cli", *map(str, args)]
-        done = subprocess.run(words, env=env, capture_output=True, text=True, timeout=1200)
-        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-        return done.stdout
-
+    running.need_the_model()
+    recipe, command = running.RECIPE, running.command
     plan = json.loads(command("plan", recipe, "--json"))
     budget = 0.4 * plan["total"]["usd"]["mid"]
     if budget < float(plan["least_usd"]):

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
-from tiny_run import ROOT, attempts, entries, metrics, scores, steps_done, total, weights
+import tiny_run
+from tiny_run import attempts, entries, metrics, scores, steps_done, total, weights
 
 from shoestring.cost.ledger import Ledger
 
@@ -21,47 +18,30 @@ SMALL = [
 ]  # fmt: skip
 
 
-def command(runs: Path, *more: str) -> list[str]:
-    sets = [part for s in SMALL for part in ("--set", s)]
-    recipe = str(ROOT / "recipes" / "quickstart.toml")
-    return [sys.executable, "-m", "shoestring.cli", "run", recipe, "--runs", str(runs), *sets, *more]
+running = tiny_run.beside(__file__, "running")
 
 
-def finish(runs: Path, *more: str) -> None:
-    env = os.environ | {"PYTHONPATH": str(ROOT / "src")}
-    done = subprocess.run(command(runs, *more), env=env, capture_output=True, text=True, timeout=900)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+def args(runs: Path, *more: str) -> tuple[object, ...]:
+    return ("run", running.RECIPE, "--runs", runs, *running.sets(SMALL), *more)
 
 
 @pytest.mark.slow
 def test_killed_in_the_middle_of_grpo(tmp_path: Path) -> None:
-    pytest.importorskip("torch")
-    from shoestring.estimate.locate import locate
-    from shoestring.records import UserError
-
-    try:
-        locate("smollm2-135m-instruct")
-    except UserError as e:
-        pytest.skip(str(e))
+    running.need_the_model()
     whole, run = tmp_path / "whole" / "quickstart", tmp_path / "killed" / "quickstart"
-    finish(tmp_path / "whole")
-
-    env = os.environ | {"PYTHONPATH": str(ROOT / "src")}
-    with open(tmp_path / "out", "w") as out:
-        process = subprocess.Popen(command(tmp_path / "killed"), env=env, stdout=out, stderr=out)
+    running.command(*args(tmp_path / "whole"))
     saved = run / "checkpoints" / "grpo"
-    until = time.monotonic() + 900
-    while True:  # a checkpoint and a step beyond it; on a machine too quick for one, near the end
+    at = 0
+
+    def beyond() -> bool:  # a checkpoint and a step beyond it; on a machine too quick for one, near the end
+        nonlocal at
         at = max((int(p.parent.name[5:]) for p in saved.glob("step-*/manifest.json")), default=0)
-        if steps_done(run, "grpo") > (at or 13):
-            break
-        assert process.poll() is None and time.monotonic() < until, (tmp_path / "out").read_text()[-3000:]
-        time.sleep(0.05)
-    process.kill()
-    process.wait()
-    died, before, reached = time.time(), entries(run), steps_done(run, "grpo")
+        return steps_done(run, "grpo") > (at or 13)
+
+    died = running.kill_when(beyond, tmp_path / "out", *args(tmp_path / "killed"), seconds=900)
+    before, reached = entries(run), steps_done(run, "grpo")
     assert 0 < reached < 16
-    finish(tmp_path / "killed", "--resume")
+    running.command(*args(tmp_path / "killed", "--resume"))
 
     assert weights(run) == weights(whole), "the same bits as a run that nobody killed"
     assert scores(run) == scores(whole)

@@ -14,9 +14,9 @@ kept = keep_freed_memory() if sys.argv[1] == "kept" else None
 libc = ctypes.CDLL(None)
 libc.malloc.restype, libc.malloc.argtypes, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_size_t], [ctypes.c_void_p]
 def step():
-    pieces = [libc.malloc(40 << 20) for _ in range(8)]
+    pieces = [libc.malloc(20 << 20) for _ in range(16)]
     for p in pieces:
-        ctypes.memset(p, 1, 40 << 20)
+        ctypes.memset(p, 1, 20 << 20)
     for p in pieces:
         libc.free(p)
 for _ in range(2):

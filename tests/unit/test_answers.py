@@ -27,6 +27,19 @@ from shoestring.answers import equal, extract, is_number, normalise, numbers, op
         ("2e-3", "0.002"),
         ("1{,}000", "1000"),
         ("１２", "12"),
+        ("10²", "10^2"),
+        ("10⁻²", "10^-2"),
+        ("2³5", "2^3 5"),
+        ("101₂", "101_2"),
+        ("3½", "3 1/2"),
+        ("½", "1/2"),
+        ("-½", "-1/2"),
+        ("½5", "1/2 5"),
+        ("⅟5", "1/ 5"),
+        ("½¾", "1/2 3/4"),
+        ("1①", "1 1"),
+        ("1🄂5", "1 1, 5"),
+        ("x²+1", "x^2+1"),
         ("Two  Words", "two words"),
         ("1,23", "1,23"),
         ("...", ""),
@@ -63,6 +76,16 @@ def test_an_empty_gold_never_pays(gold: str) -> None:
     for answer in (None, "", gold, "5"):
         with pytest.raises(ValueError, match="gold"):
             equal(answer, gold)
+
+
+@pytest.mark.parametrize(
+    ("answer", "gold"),
+    [("10²", "102"), ("3½", "31/2"), ("1¼", "11/4"), ("101₂", "1012"), ("2³5", "235"), ("2³5", "2^35"), ("½5", "1/25"),
+     ("1①", "11"), ("1⒈5", "11.5"), ("4⁰", "40"), ("⁻5", "-5"), ("1²³", "123"), ("10¹²", "1012"), ("7¹⁄₂", "71/2")],
+)  # fmt: skip
+def test_raised_digits_and_fractions_are_not_joined_to_their_neighbours(answer: str, gold: str) -> None:
+    """NFKC alone makes 102 of 10² and 31/2 of 3½."""
+    assert not equal(answer, gold) and not equal(gold, answer) and equal(answer, answer)
 
 
 def test_no_answer_is_not_equal() -> None:

@@ -64,6 +64,15 @@ def test_numbers_are_those_of_the_files(tmp_path: Path) -> None:
     assert "at least 0.012345 USD" in card.card(tmp_path, made(), {"model_name": "grpo"})
 
 
+def test_the_adapter_is_named_where_there_is_one(tmp_path: Path) -> None:
+    assert "## Adapter" not in card.card(tmp_path, made(), {"model_name": "sft"})
+    (tmp_path / "model" / "adapter").mkdir(parents=True)
+    said = {"r": 8, "lora_alpha": 16.0, "use_rslora": True, "target_modules": ["q_proj", "down_proj"], "base_model_name_or_path": "org/m"}
+    (tmp_path / "model" / "adapter" / "adapter_config.json").write_text(json.dumps(said))
+    text = card.card(tmp_path, made(), {"model_name": "sft"})
+    assert "LoRA of rank 8, alpha 16, rank-stabilised, on q_proj, down_proj." in text and '"org/m"), "adapter")' in text
+
+
 def test_without_files(tmp_path: Path) -> None:
     text = card.card(tmp_path, made(), {"model_name": "base"})
     assert not {"## Scores (measured)", "## Data", "## Bill"} & set(text.splitlines()) and "bill.json" in text
@@ -84,3 +93,33 @@ def test_licences(tmp_path: Path) -> None:
     assert card.licence_of("/no/where") == "" and card.licence_of("smollm2-135m-instruct") == "apache-2.0"
     head = front(card.card(tmp_path, made("smollm2-135m-instruct"), {"model_name": "base"}))
     assert head["base_model"] == "HuggingFaceTB/SmolLM2-135M-Instruct" and head["license"] == "apache-2.0"
+
+
+def test_licences_are_named(tmp_path: Path) -> None:
+    """Records by licence are counted; a base or teacher that one may not train on, or is not known, is named."""
+    lines(
+        tmp_path / "traces.jsonl",
+        {"source": "x", "licence": "mit", "model": "qwq-32b", "teacher_licence": "Apache-2.0"}, {"source": "x", "licence": "mit", "model": "solver"},
+        {"source": "y", "licence": "", "model": "solver"},
+    )  # fmt: skip
+    text = card.card(tmp_path, made(), {"model_name": "sft", "artifacts": {"traces": "traces.jsonl"}})
+    assert "## Licences" in text and "traces.jsonl: 3 records by licence: mit 2, not stated 1" in text
+    assert "1 answers by qwq-32b (Apache-2.0)" in text and "base org/model: its licence is not known here" in text
+    assert not card.remarks(made("smollm2-135m-instruct"))
+
+
+@pytest.mark.parametrize(
+    ("teacher", "said"),
+    [
+        ('{ url = "https://x.test/v1", model = "gpt-4o", price = "c/m" }', ["teacher gpt-4o (OpenAI terms): training on its output is forbidden"]),
+        ('{ url = "https://x.test/v1", model = "deepseek-reasoner", price = "c/m" }', []),
+        ('{ recorded = "FILE" }', ["teacher claude-x (Anthropic", "teacher mine: its licence (own) is not known"]),
+        ('{ recorded = "FILE", model = "qwq-32b" }', []), ('{ recorded = "/nowhere" }', []),
+    ],
+)  # fmt: skip
+def test_teachers_before_the_run(tmp_path: Path, teacher: str, said: list[str]) -> None:
+    rows = [{"model": "claude-x"}, {"model": "mine", "licence": "own"}, {"model": "qwq-32b", "licence": "Apache-2.0"}, {"model": "claude-x"}]
+    lines(tmp_path / "rows.jsonl", *rows)
+    text = TEXT.format(base="smollm2-135m-instruct") + f'[[stage]]\nuse = "distill"\nteacher = {teacher}\n'
+    found = card.remarks(recipe.loads(text.replace("FILE", str(tmp_path / "rows.jsonl")), stages.configs()))
+    assert len(found) == len(said) and all(f.startswith(s) for f, s in zip(found, said, strict=True)), found

@@ -70,7 +70,36 @@ def test_macro_interval() -> None:
     assert macro_interval(outcomes, seed=1) == (low, high)
     assert macro_interval(outcomes, seed=1, draws=37) != macro_interval(outcomes, seed=2, draws=37)
     assert macro_interval(dict(reversed(outcomes.items())), seed=1) == (low, high)
-    assert macro_interval({"a": [1, 1], "b": [0, 0]}) == (0.5, 0.5)
+
+
+def test_the_interval_of_an_all_wrong_model_is_not_a_point() -> None:
+    """Nothing right of 6 × 50 does not show that nothing is ever right: a bootstrap alone said 0 to 0."""
+    families = {f: [0] * 50 for f in "abcdef"}
+    low, high = macro_interval(families)
+    assert low == 0.0 and high == pytest.approx(wilson_interval(0, 50)[1] / math.sqrt(6))
+    right = {f: [1] * 50 for f in "abcdef"}
+    assert macro_interval(right) == (pytest.approx(1 - high), 1.0)
+    assert macro_interval({"a": [0] * 50}) == (0.0, pytest.approx(wilson_interval(0, 50)[1])), "one family: Wilson's own"
+    low, high = macro_interval({"a": [1, 1], "b": [0, 0]})
+    assert 0 < low < 0.5 < high < 1 and high - 0.5 == pytest.approx(0.5 - low)
+
+
+def test_a_constant_family_widens_the_interval_of_the_others() -> None:
+    varied = {"a": [1] * 30 + [0] * 70, "b": [1] * 60 + [0] * 40}
+    alone = macro_interval(varied)
+    with_constant = macro_interval({**varied, "c": [0] * 10})
+    bootstrap_only = (alone[1] - alone[0]) * 2 / 3  # the third family weighs a third and adds no variance of its own
+    assert with_constant[1] - with_constant[0] > bootstrap_only * 1.05
+    assert macro_interval(varied) == alone
+
+
+@given(st.lists(st.lists(st.integers(0, 1), min_size=1, max_size=12), min_size=1, max_size=4), st.integers(0, 3))
+def test_the_macro_interval_holds_the_average(values: list[list[int]], seed: int) -> None:
+    outcomes = {str(i): v for i, v in enumerate(values)}
+    low, high = macro_interval(outcomes, seed=seed, draws=50)
+    assert 0 <= low <= high <= 1
+    if all(min(v) == max(v) for v in values):
+        assert low <= macro_average(outcomes) <= high and low < high
 
 
 def test_paired_interval_is_narrower_for_the_same_problems() -> None:

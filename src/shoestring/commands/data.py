@@ -1,10 +1,10 @@
-"""`shoestring data validate`: every bad line of a data set, before it costs anything."""
+"""`shoestring data`: every bad line of a data set, and the gold answers that are probably wrong, before they cost anything."""
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from shoestring.records import Problem, UserError
@@ -26,10 +26,54 @@ def add(sub: Any) -> argparse.ArgumentParser:
     v.add_argument("--config", default="", help="of a hub id")
     v.add_argument("--model", help="count tokens with this model's tokenizer and template")
     v.add_argument("--json", action="store_true", help="everything, as one JSON object")
+    said = "estimate the share of wrong gold answers from models that agree with each other against the gold, and list them"
+    a = inner.add_parser("audit", help=said, description=f"{said}. Needs answers of two models or more.")
+    a.add_argument("file", metavar="FILE", help="rows of question, answer, model, and response or extracted (score if known)")
+    a.add_argument("--seed", type=int, default=0, help="of the interval's resampling (default: 0)")
+    a.add_argument("--json", action="store_true", help="everything, as one JSON object (docs/json/data-audit.md)")
     return c
 
 
 def run(args: argparse.Namespace) -> int:
+    return _audit(args) if args.data_command == "audit" else _validate(args)
+
+
+def _audit(args: argparse.Namespace) -> int:
+    from shoestring.data import audit, sources
+
+    def rows() -> Iterator[dict[str, Any]]:
+        for row in sources.rows(args.file):
+            if row.data is None:
+                raise UserError(f"{row.where}: {row.wrong}")
+            yield row.data
+
+    made = audit.to_dict(audit.audit(rows(), args.file, args.seed))
+    if args.json:
+        print(json.dumps(made, indent=1, ensure_ascii=False))
+        return 0
+    for s in made["suspects"][:SHOWN]:
+        who = " and ".join(s["models"])
+        print(f"{s['id'] or _short(s['question'])}: gold {_short(s['gold'])!r}, {who} say {_short(s['answer'])!r}")
+    if len(made["suspects"]) > SHOWN:
+        print(f"... and {len(made['suspects']) - SHOWN} more (--json lists all)")
+    low, high = made["wrong_ci95"]
+    how = (
+        f"corrected for {made['coincidence']:.2%} of pairs that err alike" if made["corrected"]
+        else "not corrected: no question has three models' answers, so chance agreement is in it"
+    )  # fmt: skip
+    who = ", ".join(made["models"])
+    print(f"{args.file}: {made['audited']} of {made['questions']} questions answered by two or more of {who}")
+    print(f"wrong gold answers: {made['wrong_share']:.2%} (95%: {low:.2%} to {high:.2%}; measured, {how})")
+    print(f"{len(made['suspects'])} suspects; {made['contradicted']} questions whose gold no model gives")
+    return 0
+
+
+def _short(text: str) -> str:
+    plain = " ".join(text.split())
+    return plain if len(plain) <= 60 else plain[:57] + "..."
+
+
+def _validate(args: argparse.Namespace) -> int:
     from shoestring.data import sources, validate
     from shoestring.stages.workbench import gradable
 

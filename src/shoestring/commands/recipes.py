@@ -58,6 +58,14 @@ def planned(recipe: Recipe) -> tuple[Any, Any]:
     return plan.make(recipe, book, book.machine_sku(recipe.machine, recipe.rate)), book
 
 
+def say_licences(recipe: Recipe) -> None:
+    """One line for each licence of the base or a teacher that one must know before training on what it writes."""
+    from shoestring import card
+
+    for line in card.remarks(recipe):
+        print(f"licence: {line}")
+
+
 def dry_run(recipe: Recipe, out: Path) -> int:
     """Write the resolved recipe and the plan, run nothing."""
     from shoestring import plan
@@ -72,16 +80,19 @@ def dry_run(recipe: Recipe, out: Path) -> int:
     (out / "recipe.toml").write_text(recipe.to_toml(), encoding="utf-8")
     plan.write(made, book, out / "plan.json")
     print(f"wrote {out / 'recipe.toml'} and {out / 'plan.json'}")
+    say_licences(recipe)
     plan.refuse_if_too_small(made)
     return 0
 
 
 def execute(recipe: Recipe, folder: Path, resume: bool, started: float) -> int:
     """Run it, then print scores, bill and where things are. `started`: unix seconds at which the process began."""
+    from shoestring.estimate import history
     from shoestring.pipeline import Pipeline
     from shoestring.report import terminal
 
     screen = console()
+    say_licences(recipe)
     ending = Pipeline(recipe, folder, screen, resume, started).run()
     folder = ending.run_dir
     if (folder / "scores.json").exists():
@@ -92,6 +103,7 @@ def execute(recipe: Recipe, folder: Path, resume: bool, started: float) -> int:
     if (folder / "model").exists():
         print(f"model  {folder / 'model'}")
     print(f"report {folder / 'report.html'}")
+    history.keep(folder)  # the next plan on this machine is mended by what this run took
     if ending.status == "stopped":
         print(f"stopped: {ending.reason}")
     code = 130 if ending.reason.startswith("interrupted") else 0

@@ -20,7 +20,7 @@ from shoestring.records import UserError
 COMMANDS = {
     "sft": "fine-tune on conversations or prompt and completion rows",
     "grpo": "reinforcement learning on problems whose answers can be checked",
-    "distill": "the model's own verified answers and worked solutions, as traces for sft",
+    "distill": "verified answers of a teacher (or of the model itself) and worked solutions, as traces for sft",
     "evaluate": "score a model on the test problems of a source",
 }
 RANK = 16  # TRL's --lora_r
@@ -70,6 +70,18 @@ FLAGS = (
     Flag("use_rslora", bool, {"sft": "rslora", "grpo": "rslora"}, "scale by lora_alpha / sqrt(lora_r)"),
     Flag("load_in_4bit", bool, {"sft": "", "grpo": ""}, "keep the frozen matrices in NF4 (QLoRA)"),
     Flag("max_grad_norm", float, {"sft": "max_norm", "grpo": "max_norm"}, "gradients are clipped to this norm"),
+    Flag("teacher_url", str, {"distill": ""}, "an OpenAI-compatible server to ask, as in https://host/v1"),
+    Flag("teacher_model", str, {"distill": ""}, "its model id; alone: a local model; with --recorded: whose completions"),
+    Flag("teacher_key_env", str, {"distill": ""}, "the environment variable that holds the server's key"),
+    Flag("teacher_price", str, {"distill": ""}, "catalogue/model in the price book, or machine for a server on this machine"),
+    Flag("recorded", str, {"distill": ""}, "a file of recorded completions as the teacher"),
+    Flag("keep", int, {"distill": "keep"}, "verified answers kept a problem"),
+    Flag("prefer", str, {"distill": "prefer"}, "short, long or diverse"),
+    Flag("rationalise", bool, {"distill": "rationalise"}, "ask once more, with the answer given, where none was right"),
+    Flag("self_filter", bool, {"distill": "self_filter"}, "drop mixed languages, long paragraphs, code blocks and loops"),
+    Flag("concurrency", int, {"distill": "concurrency"}, "requests in flight at the server"),
+    Flag("reward_funcs", list, {"grpo": ""}, "what is paid: graders or file.py:function (default: each problem's own grader)"),
+    Flag("reward_weights", list, {"grpo": ""}, "their weights (default: 1 each)"),
     Flag("save_total_limit", int, {"sft": "save_total_limit", "grpo": "save_total_limit"}, "checkpoints kept"),
 )  # fmt: skip
 
@@ -193,6 +205,8 @@ def _recipe(args: argparse.Namespace, out: Path) -> Recipe:
     _steps(args, tables, places, at)
     _choices(args, tables, places, at)
     _adapters(args, tables, places, at)
+    _teacher(args, tables, places, at)
+    _rewards(args, tables, places, at)
     tables += [{"use": "evaluate", "name": "score", "sources": args.evaluate}] if getattr(args, "evaluate", None) else []
     text = tomlkit.dumps(top | {"stage": tables})
     return loads(text, stages.configs(), args.set, origin=f"shoestring {args.command}", places=places)
@@ -274,6 +288,34 @@ def _adapters(args: argparse.Namespace, tables: list[dict[str, Any]], places: Pl
         table["lora_targets"] = ",".join(names)
     if args.load_in_4bit:
         table["quantise"], places["stage", at, "quantise"] = "nf4", "--load_in_4bit"
+
+
+def _teacher(args: argparse.Namespace, tables: list[dict[str, Any]], places: Places, at: int) -> None:
+    """The teacher's table, made of the flags that begin with its name."""
+    if args.command != "distill":
+        return
+    named = {"url": "teacher_url", "recorded": "recorded", "model": "teacher_model", "key_env": "teacher_key_env",
+             "price": "teacher_price"}  # fmt: skip
+    given = {key: getattr(args, flag) for key, flag in named.items() if getattr(args, flag) is not None}
+    if given:
+        tables[at]["teacher"], places["stage", at, "teacher"] = given, f"--{named[next(iter(given))]}"
+
+
+def _rewards(args: argparse.Namespace, tables: list[dict[str, Any]], places: Places, at: int) -> None:
+    """The table name → weight of --reward_funcs and --reward_weights."""
+    names, weights = getattr(args, "reward_funcs", None), getattr(args, "reward_weights", None)
+    if names is None:
+        if weights is not None:
+            raise UserError("--reward_weights belongs to --reward_funcs")
+        return
+    if weights is not None and len(weights) != len(names):
+        raise UserError(f"--reward_weights: {len(weights)} weights for {len(names)} rewards")
+    try:
+        made = [float(w) for w in weights or ["1"] * len(names)]
+    except ValueError:
+        raise UserError(f"--reward_weights {' '.join(weights or ())}: must be numbers") from None
+    tables[at]["rewards"] = dict(zip(names, made, strict=True))
+    places["stage", at, "rewards"] = "--reward_funcs"
 
 
 def _rows(table: dict[str, Any]) -> int:

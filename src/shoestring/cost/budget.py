@@ -24,6 +24,7 @@ class Budget:
         self.limit, self.book, self.ledger = limit, book, ledger
         self._seen = 0  # usages of the ledger that are in _accrued
         self._accrued = Decimal(0)
+        self._undone = 0  # reversals that are in _accrued
         self._held: dict[str, Decimal] = {}  # open reservations' prices, by id
         self._lock = threading.RLock()
 
@@ -44,8 +45,8 @@ class Budget:
     def allows(self, intent: Intent, stop_cost: Sequence[Usage] = (), unposted: Sequence[Usage] = ()) -> bool:
         """accrued + unposted + committed + price(intent) + price(stop_cost) <= limit.
 
-        `stop_cost` is what stopping safely after this step takes (last checkpoint, export, evaluation, minimum
-        billing); `unposted` are lease seconds that ran since the last post. A look only: use `reserve` to act on it.
+        `stop_cost` is what stopping safely after this step takes (last checkpoint, export, evaluation);
+        `unposted` are lease seconds that ran since the last post. A look only: use `reserve` to act on it.
         """
         return self._fits(self.ledger.refresh(), intent, stop_cost, unposted)
 
@@ -54,16 +55,39 @@ class Budget:
         attempt: str = "", now: float | None = None,
     ) -> str | None:  # fmt: skip
         """`allows` and the reservation in one act under the ledger's lock; the reservation's id, or None for stop."""
-        return self.ledger.reserve(intent, lambda state: self._fits(state, intent, stop_cost, unposted), attempt, now)
 
-    def _fits(self, state: State, intent: Intent, stop_cost: Iterable[Usage], unposted: Iterable[Usage]) -> bool:
+        def fits(state: State) -> bool:
+            return self._fits(state, intent, stop_cost, unposted, attempt)
+
+        return self.ledger.reserve(intent, fits, attempt, now, stop_cost)
+
+    def spare(self, stop_cost: Iterable[Usage], attempt: str = "") -> Decimal:
+        """Dollars that `attempt` may still spend before it must stop, its own open reservation included: what others hold,
+        and what they and it need to stop safely, is kept."""
+        state = self.ledger.refresh()
+        accrued, _ = self._sums(state)
+        with localcontext(EXACT):
+            others = sum((self._held[r.id] for r in state.reservations.values() if r.attempt != attempt), Decimal(0))
+            return self.limit - accrued - others - self._others_stop(state, attempt) - self.book.cost(stop_cost)
+
+    def _fits(
+        self, state: State, intent: Intent, stop_cost: Iterable[Usage], unposted: Iterable[Usage], attempt: str = ""
+    ) -> bool:
         accrued, committed = self._sums(state)
         with localcontext(EXACT):
             extra = self.book.cost(unposted) + self.book.cost(intent.usages) + self.book.cost(stop_cost)
-            return accrued + committed + extra <= self.limit
+            return accrued + committed + extra + self._others_stop(state, attempt) <= self.limit
+
+    def _others_stop(self, state: State, attempt: str) -> Decimal:
+        """Dollars that the other attempts on this ledger need to stop safely: without them two processes that each kept
+        their own reserve could spend one another's."""
+        with localcontext(EXACT):
+            return sum((self.book.cost(u) for a, u in state.stopping.items() if a != attempt), Decimal(0))
 
     def _sums(self, state: State) -> tuple[Decimal, Decimal]:
         with self._lock, localcontext(EXACT):
+            if len(state.undone) != self._undone:  # something was taken back: add up again from the start
+                self._undone, self._seen, self._accrued = len(state.undone), 0, Decimal(0)
             fresh = state.usages[self._seen :]
             self._accrued += self.book.cost(fresh)
             self._seen += len(fresh)

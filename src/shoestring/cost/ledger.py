@@ -6,11 +6,13 @@ two processes on one ledger see one history. Kinds:
 
     attempt  {"attempt", "process"}             a process began to work
     usage    {a Usage}                          something was used
-    reserve  {"id", "attempt", "intent"}        the most that the next step can use
+    reserve  {"id", "attempt", "intent", "stop"} the most that the next step can use, and that stopping after it takes
     release  {"id", "usages"}                   what that step did use, and the end of its reservation: one line, so
                                                 that a kill between the two is impossible
-    end      {"attempt", "reason"}              the process stopped by itself
+    end      {"attempt", "reason", "lease_end"} the process stopped by itself, or was found dead
+    reversal {"seq", "reason", "usages"}        what line seq posted counts no more; `usages` stand in its place
     note     {anything}
+    charge   {"what", "quantity", ...}          what no machine sees, or its reversal (cost/charges.py); never in `usages`
 """
 
 from __future__ import annotations
@@ -25,16 +27,17 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Self
 
-from shoestring.cost.prices import SECOND
+from shoestring.cost import accounts
+from shoestring.cost.entries import KINDS, Entry, LedgerError, Reservation, State
+from shoestring.cost.prices import GB_MONTH, SECOND
 from shoestring.cost.process import identify, process_alive
-from shoestring.records import Intent, Usage, UserError
+from shoestring.records import Intent, Usage
 
-KINDS = ("attempt", "usage", "reserve", "release", "end", "note")
 _FIRST = "0" * 64
 _ENTRY_KEYS = {"seq", "time", "kind", "payload", "prev", "hash"}
 
@@ -51,53 +54,6 @@ def _forked() -> None:
 
 
 os.register_at_fork(after_in_child=_forked)
-
-
-class LedgerError(UserError):
-    """The ledger cannot be trusted or cannot be written. It stops the run."""
-
-
-@dataclass(frozen=True)
-class Entry:
-    seq: int
-    time: float  # unix seconds
-    kind: str
-    payload: Mapping[str, Any]
-    prev: str
-    hash: str
-
-
-@dataclass(frozen=True)
-class Reservation:
-    id: str
-    time: float
-    attempt: str
-    intent: Intent
-
-
-@dataclass
-class State:
-    """What the entries add up to. `usages` only ever grows; `reservations` are the open ones, by id."""
-
-    usages: list[Usage] = field(default_factory=list)
-    reservations: dict[str, Reservation] = field(default_factory=dict)
-    attempts: dict[str, Mapping[str, Any]] = field(default_factory=dict)
-    ended: dict[str, str] = field(default_factory=dict)  # attempt → reason
-
-    def apply(self, entry: Entry) -> None:
-        p = entry.payload
-        if entry.kind == "usage":
-            self.usages.append(Usage(**p))
-        elif entry.kind == "reserve":
-            self.reservations[p["id"]] = Reservation(p["id"], entry.time, p["attempt"], _intent(p["intent"]))
-        elif entry.kind == "release":
-            if self.reservations.pop(p["id"], None) is None:
-                raise ValueError(f"releases {p['id']}, which is not reserved")
-            self.usages.extend(Usage(**u) for u in p["usages"])
-        elif entry.kind == "attempt":
-            self.attempts[p["attempt"]] = p
-        elif entry.kind == "end":
-            self.ended[p["attempt"]] = p["reason"]
 
 
 class Ledger:
@@ -164,13 +120,16 @@ class Ledger:
             return list(self.state.reservations.values())
 
     def verify(self) -> int:
-        """Re-read the whole file and check the chain. Returns the number of lines; raises LedgerError naming the line."""
+        """Re-read the whole file, check the chain and that the accounts balance (cost/accounts.py). Returns the number of
+        lines; raises LedgerError naming the line, or the attempt whose seconds do not add up to its lease."""
         with self._locked():
             fresh = Ledger(self.path)
             with _explained(self.path):
                 rest = fresh._take(self.path.read_bytes())
             if rest or (fresh._seq, fresh._last) != (self._seq, self._last):
                 raise LedgerError(f"{self.path}:{fresh._seq + 1}: the ledger changed under a running process")
+            for complaint in accounts.unbalanced(fresh.state):
+                raise LedgerError(f"{self.path}: {complaint}")
             return fresh._seq
 
     # writing
@@ -183,7 +142,7 @@ class Ledger:
             body = {"seq": self._seq + 1, "time": time.time() if now is None else now, "kind": kind,
                     "payload": json.loads(_json(payload)), "prev": self._last}  # fmt: skip
             entry = Entry(**body, hash=_digest(body))
-            State(reservations=dict(self.state.reservations)).apply(entry)  # a line that makes no sense is not written
+            self.state.trial(entry)  # a line that makes no sense is not written
             self._write((_json(asdict(entry)) + "\n").encode())
             self.state.apply(entry)
             self._seq, self._last = entry.seq, entry.hash
@@ -193,26 +152,47 @@ class Ledger:
         """A process starts to work under this attempt id. It is identified without naming the host."""
         return self.append("attempt", {"attempt": attempt, "process": identify(os.getpid()), **info}, now)
 
-    def end(self, attempt: str, reason: str, now: float | None = None) -> Entry:
-        """The process stops by itself: "done", "budget", "interrupted" or what the caller names."""
-        return self.append("end", {"attempt": attempt, "reason": reason}, now)
+    def end(self, attempt: str, reason: str, now: float | None = None, lease_end: float | None = None) -> Entry:
+        """The process stops by itself: "done", "budget", "interrupted" or what the caller names. `lease_end`: unix
+        seconds at which its lease ended; from then on its seconds must add up (see `verify`)."""
+        own = {} if lease_end is None else {"lease_end": lease_end}
+        return self.append("end", {"attempt": attempt, "reason": reason, **own}, now)
+
+    def reverse(self, seq: int, reason: str, usages: Iterable[Usage] = (), now: float | None = None) -> Entry:
+        """Take back what line `seq` posted and post `usages` in its place, in one line. Nothing is ever edited.
+
+        Raises LedgerError for a line that posted nothing, or that was taken back before.
+        """
+        if not reason.strip():
+            raise LedgerError(f"{self.path}:{seq}: a reversal needs a reason")
+        with self._locked():
+            if seq not in self.state.lines:
+                why = "was taken back already" if seq in self.state.undone else "posted no usage"
+                raise LedgerError(f"{self.path}:{seq}: this line {why}; only a line that counts can be reversed")
+            new = [asdict(_checked(u)) for u in usages]
+            return self.append("reversal", {"seq": seq, "reason": reason, "usages": new}, now)
 
     def post(self, usage: Usage, now: float | None = None) -> Entry:
         """Post one usage. Raises ValueError for a quantity that is negative or not a number."""
         return self.append("usage", asdict(_checked(usage)), now)
 
     def reserve(
-        self, intent: Intent, allowed: Callable[[State], bool], attempt: str = "", now: float | None = None
-    ) -> str | None:
+        self, intent: Intent, allowed: Callable[[State], bool], attempt: str = "", now: float | None = None,
+        stop: Sequence[Usage] = (),
+    ) -> str | None:  # fmt: skip
         """Reserve `intent` if `allowed(state)` says so; None if not. The check and the reservation are one act: the
-        state holds what other processes appended, and none can append in between."""
+        state holds what other processes appended, and none can append in between. `stop`: what stopping safely will
+        take; it is kept from others until this attempt's next reservation or its end."""
         with self._locked():
             for usage in intent.usages:
                 _checked(usage)
             if not allowed(self.state):
                 return None
             name = f"r{self._seq + 1}"  # unique: the lock is held until the line with this seq is written
-            self.append("reserve", {"id": name, "attempt": attempt, "intent": asdict(intent)}, now)
+            payload = {"id": name, "attempt": attempt, "intent": asdict(intent)}
+            if stop and attempt:
+                payload["stop"] = [asdict(_checked(u)) for u in stop]
+            self.append("reserve", payload, now)
             return name
 
     def release(self, id: str, usages: Iterable[Usage], now: float | None = None) -> Entry:
@@ -348,6 +328,9 @@ def _lost(usage: Usage, held: Reservation, left: float) -> Usage:
         machines = quantity / planned if planned > 0 else 1.0
         quantity = min(quantity, left * machines)
         took = quantity / machines if machines else 0.0
+    elif usage.unit == GB_MONTH and usage.end > usage.start:  # storage, while it was provisioned
+        took = min(left, usage.end - usage.start)
+        quantity *= took / (usage.end - usage.start)
     attempt = usage.attempt or held.attempt
     return replace(usage, quantity=quantity, start=held.time, end=held.time + took, attempt=attempt, outcome="failed")
 
@@ -356,10 +339,6 @@ def _checked(usage: Usage) -> Usage:
     if not math.isfinite(usage.quantity) or usage.quantity < 0:
         raise ValueError(f"usage of {usage.sku} with quantity {usage.quantity!r}")
     return replace(usage, quantity=float(usage.quantity))
-
-
-def _intent(data: Mapping[str, Any]) -> Intent:
-    return Intent(**{**data, "usages": tuple(Usage(**u) for u in data["usages"])})
 
 
 def _json(data: Any) -> str:

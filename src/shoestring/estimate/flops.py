@@ -10,7 +10,8 @@ Conventions, the same in plans, metrics and benchmarks:
 * causal attention is counted *halved*: in a sequence of T tokens token i sees i tokens, (T + 1) / 2 on average. Tables
   which count the full T × T square come out higher. A layer with a sliding window sees at most the window;
 * training is three forwards (6 · N_matmul + three times the attention). Recomputation by activation checkpointing is
-  not useful work and is not counted.
+  not useful work and is not counted;
+* with experts N_matmul counts the weights that a token passes through: the router, the chosen experts, the shared ones.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ class ModelShape:
 
     windows: each layer's sliding window, 0 for none; empty where no layer has one. extra: weights beyond the matrices
     and Llama's two norms a layer (biases, norms of query and key heads, norms after a sublayer); they cost bytes and
-    about no FLOPs.
+    about no FLOPs. experts: routed ones a layer, 0 for a dense decoder; a token passes through `active_experts` of them and
+    through `shared_experts`, each `intermediate` wide (the same in every layer).
     """
 
     layers: int
@@ -39,6 +41,9 @@ class ModelShape:
     tied: bool
     windows: tuple[int, ...] = ()
     extra: int = 0
+    experts: int = 0
+    active_experts: int = 0
+    shared_experts: int = 0
 
     def __post_init__(self) -> None:
         for name in ("layers", "hidden", "heads", "kv_heads", "head_dim", "intermediate", "vocab"):
@@ -46,6 +51,8 @@ class ModelShape:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
         if self.heads % self.kv_heads:
             raise ValueError(f"{self.heads} heads cannot share {self.kv_heads} key-value heads")
+        if self.experts and not 0 < self.active_experts <= self.experts:
+            raise ValueError(f"{self.active_experts} active experts of {self.experts}")
         if self.windows and (len(self.windows) != self.layers or min(self.windows) < 0):
             raise ValueError(f"windows {self.windows} must name {self.layers} layers, 0 or more keys each")
 
@@ -62,14 +69,26 @@ class ModelShape:
         return self.kv_heads * self.head_dim
 
     def layer_weights(self) -> int:
-        """Multiplied weights of one layer: q, k, v, o, gate, up, down."""
+        """Multiplied weights of one layer, for a token: q, k, v, o, gate, up, down; of experts the active, and the router."""
+        return self._layer(self.active_experts)
+
+    def stored_layer_weights(self) -> int:
+        """The same matrices with every expert, as they lie in memory."""
+        return self._layer(self.experts)
+
+    def _layer(self, routed: int) -> int:
         attention = self.hidden * (2 * self.q_width + 2 * self.kv_width)
-        return attention + 3 * self.hidden * self.intermediate
+        width = self.intermediate * (routed + self.shared_experts) if self.experts else self.intermediate
+        return attention + 3 * self.hidden * width + self.hidden * self.experts
 
     def parameters(self) -> int:
         """All weights, norms included; a tied head counts once. SmolLM2-135M: 134,515,008."""
         embeddings = self.vocab * self.hidden * (1 if self.tied else 2)
-        return embeddings + self.layers * (self.layer_weights() + 2 * self.hidden) + self.hidden + self.extra
+        return embeddings + self.layers * (self.stored_layer_weights() + 2 * self.hidden) + self.hidden + self.extra
+
+    def active_parameters(self) -> int:
+        """`parameters` without the experts that a token does not pass through."""
+        return self.parameters() - self.layers * (self.stored_layer_weights() - self.layer_weights())
 
 
 def seen(length: float, window: int = 0) -> float:

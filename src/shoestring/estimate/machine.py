@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from shoestring.records import Quantity
 
+MEASURED = 2  # of what a profile holds and how it is measured: older ones are measured anew
 SMOLLM2_135M = 134_515_008  # parameters of the model that the token rates below were measured with
 
 
@@ -30,6 +31,8 @@ class Profile:
     disk_bytes_per_second: Quantity  # writing and syncing a checkpoint
     basis: Literal["measured", "simulated", "literature"]
     parameters: int = SMOLLM2_135M
+    step_seconds: Quantity | None = None  # the optimiser's own part of a step, every weight trained; None: not measured
+    start_seconds: Quantity | None = None  # from the process's start to the first stage, without this measurement
 
     def tokens_for(self, rate: Quantity, parameters: int) -> Quantity:
         """A token rate carried over to another size: inversely as the weights, which is right where weights dominate."""
@@ -50,8 +53,10 @@ def cpu_model(cpuinfo: str | Path = "/proc/cpuinfo") -> str:
 
 
 def cores() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """The cores that this process may use; fewer where OMP_NUM_THREADS allows fewer threads."""
+    found = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    told = os.environ.get("OMP_NUM_THREADS", "")
+    return min(found, int(told)) if told.isdecimal() and int(told) > 0 else found
 
 
 def _cpuinfo(path: str | Path, key: str) -> str:
@@ -98,7 +103,7 @@ def cache_folder() -> Path:
 
 def profile_key(torch_version: str, model: str | None = None, count: int | None = None) -> str:
     """The key of this machine's profile; the caller gives torch's version, because this module must not import it."""
-    return f"{model or cpu_model()} | {count or cores()} cores | torch {torch_version}"
+    return f"v{MEASURED} {model or cpu_model()} | {count or cores()} cores | torch {torch_version}"
 
 
 def load_profile(key: str, path: Path | None = None) -> Profile | None:
@@ -149,6 +154,17 @@ def _read(path: Path | None) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return table if isinstance(table, dict) else {}
+
+
+_probing = 0.0
+
+
+def spent_probing(seconds: float | None = None) -> float:
+    """Seconds that this process has spent measuring the machine; they belong to the start of its run."""
+    global _probing
+    if seconds is not None:
+        _probing += seconds
+    return _probing
 
 
 def _profile(data: Any) -> Profile:

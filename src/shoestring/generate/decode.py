@@ -20,6 +20,16 @@ from shoestring.generate.linear import Linear
 FAR = 1 << 40  # a key position that no row has reached
 
 
+class StepPlan(Protocol):
+    """What a step must know of the cache: `Plan` here, `static.Buffers` on a GPU."""
+
+    write: torch.Tensor
+    written_from: torch.Tensor
+
+    def mask(self, positions: torch.Tensor, window: int) -> torch.Tensor: ...
+    def attend(self, q: torch.Tensor, pool: BlockPool, layer: int, mask: torch.Tensor, scale: float) -> torch.Tensor: ...
+
+
 class HasSpans(Protocol):
     """A row: its own span, and the prompt's span if that is shared."""
 
@@ -53,10 +63,11 @@ def prepare(model: Any, rows: int) -> list[Layer]:
 
         post = (b.attention_post_norm.detach(), b.mlp_post_norm.detach()) if c.post_norms else None
         heads = (b.query_norm.detach(), b.key_norm.detach()) if c.qk_norm else None
+        fact = c.layer(i)
         layers.append(
             Layer(
                 (b.attention_norm.detach(), b.mlp_norm.detach()), linear("qkv"), linear("out"), linear("gate_up"),
-                linear("down"), post, heads, c.rope_of[i] if c.rope_of else 0, c.windows[i] if c.windows else 0,
+                linear("down"), post, heads, fact.rope, fact.window,
             )
         )  # fmt: skip
     return layers
@@ -123,6 +134,10 @@ class Plan:
         mask = torch.zeros(hidden.shape, device=hidden.device).masked_fill_(hidden, float("-inf"))
         return mask[:, None, None]
 
+    def attend(self, q: torch.Tensor, pool: BlockPool, layer: int, mask: torch.Tensor, scale: float) -> torch.Tensor:
+        """q [b, kv_heads, group, d] over one layer of the cache → [b, kv_heads * group * d]."""
+        return attend(q, *pool.pairs[layer], self, pool.right, mask, scale)
+
 
 def attend(
     q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, plan: Plan, right: int, mask: torch.Tensor, scale: float
@@ -159,7 +174,7 @@ def attend(
 
 @torch.inference_mode()
 def step(
-    model: Any, layers: Sequence[Layer], pool: BlockPool, plan: Plan, tokens: torch.Tensor, positions: torch.Tensor
+    model: Any, layers: Sequence[Layer], pool: BlockPool, plan: StepPlan, tokens: torch.Tensor, positions: torch.Tensor
 ) -> torch.Tensor:
     """Run `tokens` [b] at `positions` [b] through the blocks, adding their keys and values to the cache.
 
@@ -184,7 +199,7 @@ def step(
     act = _gelu if c.activation == "gelu_tanh" else F.silu
     x = F.embedding(tokens, model.embedding)
     if c.embedding_scale != 1.0:
-        x = x * torch.tensor(c.embedding_scale, dtype=dtype, device=x.device)
+        x = x * x.new_full((), c.embedding_scale)
     for i, layer in enumerate(layers):
         qkv = layer.qkv(norm(x, layer.norms[0], c.norm_eps)).view(b, turned + c.kv_heads, c.head_dim)
         qk = qkv[:, :turned]
@@ -197,7 +212,7 @@ def step(
             qk.mul_(cos).addcmul_(other, sin)
         pool.flat[i].index_put_((write,), qkv[:, c.heads :].reshape(-1, c.head_dim))  # index_copy_ takes three times as long
         q = qkv[:, : c.heads].reshape(b, c.kv_heads, c.group, c.head_dim)
-        o = attend(q, *pool.pairs[i], plan, pool.right, masks[layer.window], c.attention_scale)
+        o = plan.attend(q, pool, i, masks[layer.window], c.attention_scale)
         if layer.post_norms is None:
             x = layer.out.add(o.reshape(b, -1), x)
         else:

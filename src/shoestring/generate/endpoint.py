@@ -20,7 +20,7 @@ import threading
 import time
 import urllib.parse
 from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from shoestring.generate import endpoint_wire as wire
@@ -89,10 +89,17 @@ def client_library() -> Any:
 
 
 class Endpoint:
-    """`on_attempt` is called by the background thread, one call at a time; an exception in it ends the run."""
+    """`on_attempt` is called by the background thread, one call at a time; an exception in it ends the run.
 
-    def __init__(self, server: Server, on_attempt: Callable[[Attempt], None] | None = None) -> None:
-        self.server, self.on_attempt = server, on_attempt
+    repeat_paid: whether an attempt that the server may charge for (`Attempt.sent`) is repeated here too. False leaves that to
+    the caller, who may have to ask for the money first; what costs nothing (a 429, a 503, no connection) is always repeated.
+    """
+
+    def __init__(
+        self, server: Server, on_attempt: Callable[[Attempt], None] | None = None, repeat_paid: bool = True
+    ) -> None:  # fmt: skip
+        self.server, self.on_attempt, self.repeat_paid = server, on_attempt, repeat_paid
+        self.on_answer: Callable[[int, Answer], None] = lambda index, answer: None  # in that thread, before it is handed on
         self._http = client_library()
 
     def generate(
@@ -133,7 +140,9 @@ class Endpoint:
 
     def _events(self, requests: Sequence[Request | TextRequest], streamed: bool) -> Iterator[tuple[int, Delta | Answer]]:
         if requests:
-            yield from _Run(self._http, self.server, self.on_attempt, requests, streamed).events()
+            yield from _Run(
+                self._http, self.server, self.on_attempt, requests, streamed, self.repeat_paid, self.on_answer
+            ).events()  # fmt: skip
 
 
 class _Run:
@@ -146,8 +155,12 @@ class _Run:
         on_attempt: Callable[[Attempt], None] | None,
         requests: Sequence[Request | TextRequest],
         streamed: bool,
+        repeat_paid: bool = True,
+        on_answer: Callable[[int, Answer], None] = lambda index, answer: None,
     ) -> None:
+        self.on_answer = on_answer
         self.http, self.server, self.on_attempt, self.streamed = http, server, on_attempt, streamed
+        self.repeat_paid = repeat_paid
         self.base = server.url.rstrip("/")
         self.key = server.key()
         self.pending = iter(enumerate(requests))
@@ -205,7 +218,9 @@ class _Run:
 
     async def _worker(self, client: Any) -> None:
         for index, request in self.pending:
-            self.out.put((index, await self._ask(client, index, request)))
+            answer = await self._ask(client, index, request)
+            self.on_answer(index, answer)
+            self.out.put((index, answer))
 
     async def _ask(self, client: Any, index: int, request: Request | TextRequest) -> Answer:
         """One request with its repeats."""
@@ -215,18 +230,20 @@ class _Run:
             while (wait := self.not_before - time.monotonic()) > 0:
                 await asyncio.sleep(wait)
             gather, began = wire.Gather(request), time.time()
-            given, failure = False, None
+            given, failure, sent = False, None, True
             try:
                 given = await self._once(client, index, request, gather)
             except Failure as e:
-                failure = e
+                failure, sent = e, gather.working
             except (self.http.TransportError, self.http.DecodingError) as e:
                 failure = self._broken(e)
+                sent = not failure.unmet
             except asyncio.CancelledError:
-                self._report(gather.attempt(index, number, began, "cancelled"))
+                self._report(replace(gather.attempt(index, number, began, "cancelled"), sent=True))
                 raise
             line = self._clean(failure.line) if failure else ""
-            attempts.append(gather.attempt(index, number, began, line))
+            again = failure is not None and failure.again
+            attempts.append(replace(gather.attempt(index, number, began, line), sent=sent, again=again))
             self._report(attempts[-1])
             if failure is None:
                 return gather.answer(attempts)
@@ -234,7 +251,7 @@ class _Run:
                 self.limit_name = "max_completion_tokens"
                 continue
             given = given or (self.streamed and any((gather.ids, *gather.content, *gather.reasoning)))
-            last = number >= self.server.retries or not failure.again or given
+            last = number >= self.server.retries or not failure.again or given or (sent and not self.repeat_paid)
             if failure.fatal or (last and failure.unmet and not self.reached):
                 raise UserError(line)
             if last or (failure.after or 0.0) > PATIENCE:

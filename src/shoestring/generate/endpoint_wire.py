@@ -47,8 +47,10 @@ class Attempt:
     """One call of the server, retries counted apart, and the tokens that it used.
 
     basis "reported": the server's own counts. "lower bound": the answer broke off, so these are what we had received
-    (and the prompt, where it was ids). "none": the server refused before it worked. completion_tokens includes the
-    reasoning tokens; prompt_tokens includes the cached ones.
+    (and the prompt, where it was ids). "none": the server refused before it worked, or was not heard of again.
+    completion_tokens includes the reasoning tokens; prompt_tokens includes the cached ones. sent: the server may have worked
+    for it, and so may charge for it: it was no refusal, and there was a connection. again: it failed in a way in which the
+    same request may still succeed.
     """
 
     index: int
@@ -61,6 +63,8 @@ class Attempt:
     completion_tokens: int = 0
     reasoning_tokens: int = 0
     basis: Literal["reported", "lower bound", "none"] = "none"
+    sent: bool = False
+    again: bool = False
 
     def usages(self, sku: str, stage: str, attempt: str = "") -> tuple[Usage, ...]:
         """Quantities for the ledger under `<sku>/in|cached|out` (fresh prompt tokens are "in"), in tokens."""

@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 import torch
 
-from shoestring.generate import decode, prefill
+from shoestring.generate import decode, prefill, static
 from shoestring.generate.cache import BLOCK, BlockPool, Span, blocks_for
 from shoestring.generate.linear import Linear
 from shoestring.generate.request import Completion, Event, Request
@@ -75,15 +75,17 @@ class Engine:
 
     slots: rows decoded together. cache_tokens: what the cache may hold, in tokens of `models` size, rounded up to
     blocks; by default what `slots` requests of a call's longest kind need. text: token ids → text, for stop strings.
+    graphs: on CUDA, replay steps as graphs; elsewhere it changes nothing.
     """
 
     def __init__(
         self, model: Any, slots: int = 64, cache_tokens: int | None = None,
-        text: Callable[[Sequence[int]], str] | None = None,
+        text: Callable[[Sequence[int]], str] | None = None, graphs: bool = True,
     ) -> None:  # fmt: skip
         if slots < 1 or (cache_tokens is not None and cache_tokens < BLOCK):
             raise ValueError(f"{slots=} must be at least 1 and {cache_tokens=} at least {BLOCK}")
         self.model, self.slots, self.cache_tokens, self.text = model, slots, cache_tokens, text
+        self.graphs = graphs
         self.counters = Counters()
         self.refresh()
 
@@ -150,6 +152,7 @@ class Session:
         self._reserved = 0
         self._next = 0
         self._plan: decode.Plan | None = None
+        self._steps = static.Steps(self.model, self.pool, engine.graphs) if w.device.type != "cpu" else None
 
     def __enter__(self) -> Session:
         return self
@@ -162,6 +165,7 @@ class Session:
         self.rows.clear()
         self.waiting.clear()
         self.prefixes.clear()
+        self._steps = None
         del self.pool.storage, self.pool.flat, self.pool.pairs
 
     @property
@@ -293,7 +297,7 @@ class Session:
                 span.length = len(prompt)
         logits: dict[tuple[int, ...], torch.Tensor] = {}
         if spans:
-            hidden, rows = prefill.run(self.model, spans, self.pool)
+            hidden, rows = prefill.run(self.model, self.engine.layers, spans, self.pool)
             self.engine.counters.prompt_rows += rows
             for prompt, row in zip(hidden, self.engine.head(torch.stack(list(hidden.values()))), strict=True):
                 logits[prompt] = row
@@ -304,18 +308,21 @@ class Session:
         )
 
     def _decode(self) -> torch.Tensor:
-        device = self.model.embedding.device
         for row in self.rows:
             self.pool.grow(row.own, row.own.length + 1)
-        if self._plan is None or self._plan.version != self.pool.version:
-            self._plan = decode.Plan(self.rows, self.pool, device)
-        tokens = torch.tensor([r.last for r in self.rows], device=device)
-        positions = torch.tensor([r.position for r in self.rows], device=device)
-        hidden = decode.step(self.model, self.engine.layers, self.pool, self._plan, tokens, positions)
+        if self._steps is not None:
+            logits = self._steps.run(self.engine.layers, self.engine.head, self.rows)
+        else:
+            if self._plan is None or self._plan.version != self.pool.version:
+                self._plan = decode.Plan(self.rows, self.pool, self.model.embedding.device)
+            tokens = torch.tensor([r.last for r in self.rows])
+            positions = torch.tensor([r.position for r in self.rows])
+            hidden = decode.step(self.model, self.engine.layers, self.pool, self._plan, tokens, positions)
+            logits = self.engine.head(hidden)
         for row in self.rows:
             row.own.length += 1
         self.engine.counters.steps += 1
-        return self.engine.head(hidden)
+        return logits
 
     # sampling
 

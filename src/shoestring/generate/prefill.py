@@ -8,6 +8,8 @@ from typing import Any
 import torch
 
 from shoestring.generate.cache import BLOCK, BlockPool, Span
+from shoestring.generate.decode import Layer
+from shoestring.generate.linear import Linear
 from shoestring.records import Document
 from shoestring.trees import share_beginnings, tree_rows
 
@@ -15,22 +17,26 @@ PREFILL_ROWS = 2048  # rows of one pack: bounds its activations
 
 
 def run(
-    model: Any, spans: Mapping[tuple[int, ...], Sequence[Span]], pool: BlockPool
+    model: Any, layers: Sequence[Layer], spans: Mapping[tuple[int, ...], Sequence[Span]], pool: BlockPool
 ) -> tuple[dict[tuple[int, ...], torch.Tensor], int]:
     """Compute each prompt once and write its keys and values into all of its spans (which have their blocks).
+
+    layers: the steps' own weights, prepacked where that pays; prompts are multiplied by them too.
 
     Returns the final hidden state [hidden] of every prompt's last token, and the number of rows computed.
     """
     prompts = sorted(spans)
     out: dict[tuple[int, ...], torch.Tensor] = {}
     rows = 0
+    linears = [{"qkv": w.qkv, "out": w.out, "gate_up": w.gate_up, "down": w.down} for w in layers]
     for trees in pack_prompts(prompts):
-        rows += _pack(model, trees, prompts, spans, pool, out)
+        rows += _pack(model, linears, trees, prompts, spans, pool, out)
     return out, rows
 
 
 def _pack(
     model: Any,
+    linears: Sequence[Mapping[str, Linear]],
     trees: list[tuple[int, list[int]]],
     prompts: Sequence[tuple[int, ...]],
     spans: Mapping[tuple[int, ...], Sequence[Span]],
@@ -74,7 +80,7 @@ def _pack(
         both = torch.cat((k, v), dim=1).index_select(0, rows_of)  # [N, 2 * kv_heads, d]
         pool.flat[layer].index_put_((slots,), both.reshape(-1, width))
 
-    h = model.hidden(ids(tokens), ids(positions), documents, kv_sink=sink)
+    h = model.hidden(ids(tokens), ids(positions), documents, sink, linears)
     for prompt, hidden in zip(last, h.index_select(0, ids(list(last.values()))), strict=True):
         out[prompt] = hidden
     return len(tokens)

@@ -81,8 +81,9 @@ def choose(
     log-probability is that of the whole softmax, whatever was filtered.
     """
     parts = []
-    for i in range(0, logits.shape[0], ROWS):
-        part = slice(i, i + ROWS)
+    step = ROWS if logits.device.type == "cpu" else logits.shape[0]
+    for i in range(0, logits.shape[0], step):
+        part = slice(i, i + step)
         parts.append(_choose(logits[part], temperatures[part], uniforms[part], filters and filters[part]))
     return torch.cat([t for t, _ in parts]), torch.cat([lp for _, lp in parts])
 
@@ -111,8 +112,8 @@ def _choose(
         tokens[i] = filtered(p[i].view(-1)[:v], filters[i], uniforms[i])  # pyright: ignore[reportOptionalSubscript]
     rows = [i for i in sampled if i not in set(narrow)] if narrow else sampled
     if rows:
-        r = torch.tensor(rows)
-        want = torch.tensor([uniforms[i] for i in rows], dtype=torch.float64) * total[r]
+        r = torch.tensor(rows, device=wide.device)
+        want = torch.tensor([uniforms[i] for i in rows], dtype=torch.float64, device=wide.device) * total[r]
         block = (edges[r] <= want[:, None]).sum(-1).clamp_(max=sums.shape[1] - 1)
         inside = p[r, block].double()
         rest = want - (edges[r, block] - sums[r, block])

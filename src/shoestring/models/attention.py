@@ -9,7 +9,7 @@ trunk and to itself. Items of like size are padded into buckets, and a bucket is
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
@@ -19,34 +19,57 @@ from shoestring.records import Document
 PADDING = 1.25  # a bucket's padded scores are at most this multiple of its own
 SHORT = 224  # queries at or under this length use the two batched products
 FAR = 1 << 30
+MASK = 1 << 22  # places of a mask that one piece of long queries may have: 2,048 rows by 2,048 keys stay whole
 
 
 @dataclass
 class Bucket:
-    """queries [B, Lq] and keys [B, Lk]: rows of the pack (padding repeats row 0 of the item).
+    """Items of like size. queries [B, Lq] and keys [B, Lk]: rows of the pack (padding repeats row 0 of the item).
 
-    bias [B, 1, Lq, Lk] fp32: 0 or minus infinity. windowed: the same for each sliding window that hides something here.
+    query_at, key_at: their positions in their own sequence; FAR for padded queries, beyond it for padded keys. causal: no
+    trunk. biases: of short items [B, 1, Lq, Lk] fp32, 0 or minus infinity, for window 0 and each that hides something
+    here. Masks of long items are made when a piece of their queries is attended, and shared by the layers.
     """
 
     queries: torch.Tensor
     keys: torch.Tensor
-    bias: torch.Tensor
-    causal: bool  # no trunk: plain causal attention
-    windowed: dict[int, torch.Tensor]
+    query_at: torch.Tensor
+    key_at: torch.Tensor
+    causal: bool
+    biases: dict[int, torch.Tensor]
+    masks: dict[tuple[int, int], torch.Tensor] = field(default_factory=dict)
+
+    def hides(self, window: int) -> bool:
+        return 0 < window < self.keys.shape[1]
+
+    def seen(self, window: int = 0, queries: slice = slice(None), keys: slice = slice(None)) -> torch.Tensor:
+        """[B, 1, queries, keys] bool: which of these keys each of these queries sees. A padded query sees every real key."""
+        q, k = self.query_at[:, queries, None], self.key_at[:, None, keys]
+        seen = k <= q
+        if window:
+            seen &= (k > q - window) | (q == FAR)
+        return seen[:, None]
+
+    def to(self, device: torch.device) -> Bucket:
+        return Bucket(
+            self.queries.to(device), self.keys.to(device), self.query_at.to(device), self.key_at.to(device), self.causal,
+            {w: t.to(device) for w, t in self.biases.items()},
+        )  # fmt: skip
 
 
 @dataclass
 class AttentionPlan:
     """How one pack is attended.
 
-    scatter [N]: for each row, its slot among the concatenated queries. `once`: every row is a key once, so the key
+    scatter [N]: for each row, its slot among the concatenated queries. real_keys: the slots of the concatenated keys that
+    are no padding. `once`: every row is a key once, so the key
     gradient is a gather too; otherwise (shared trunks) it is a sum. windows: those that it can be attended with.
     """
 
     buckets: list[Bucket]
     query_rows: torch.Tensor
     key_rows: torch.Tensor
-    key_real: torch.Tensor
+    real_keys: torch.Tensor
     scatter: torch.Tensor
     once: bool
     windows: tuple[int, ...] = ()
@@ -55,18 +78,12 @@ class AttentionPlan:
         """The plan with its indices on another device."""
         if self.scatter.device == device:
             return self
-        buckets = [
-            Bucket(
-                b.queries.to(device), b.keys.to(device), b.bias.to(device), b.causal,
-                {w: t.to(device) for w, t in b.windowed.items()},
-            )
-            for b in self.buckets
-        ]  # fmt: skip
-        rows = (t.to(device) for t in (self.query_rows, self.key_rows, self.key_real, self.scatter))
+        buckets = [b.to(device) for b in self.buckets]
+        rows = (t.to(device) for t in (self.query_rows, self.key_rows, self.real_keys, self.scatter))
         return AttentionPlan(buckets, *rows, once=self.once, windows=self.windows)
 
 
-def _items(documents: Sequence[Document]) -> list[tuple[tuple[int, int], tuple[int, int]]]:
+def items_of(documents: Sequence[Document]) -> list[tuple[tuple[int, int], tuple[int, int]]]:
     """((query start, end), (trunk start, end)); an empty trunk for plain documents."""
     items = []
     for d in documents:
@@ -92,7 +109,7 @@ def plan_attention(documents: Sequence[Document], rows: int, windows: Sequence[i
 
     groups: list[list[tuple[tuple[int, int], tuple[int, int]]]] = []
     room = [0, 0, 0]  # widest query, widest keys, own scores of the last group
-    for item in sorted(_items(documents), key=lambda x: (size(x)[0] > SHORT, x[1][1] > x[1][0], size(x)[1], size(x)[0])):
+    for item in sorted(items_of(documents), key=lambda x: (size(x)[0] > SHORT, x[1][1] > x[1][0], size(x)[1], size(x)[0])):
         q, k = size(item)
         if groups:
             last = groups[-1][0]
@@ -121,22 +138,18 @@ def plan_attention(documents: Sequence[Document], rows: int, windows: Sequence[i
             query_at[i, :n] = torch.arange(t, t + n)
             key_at[i, : t + n] = torch.arange(t + n)
             scatter[a:b] = torch.arange(offset + i * lq, offset + i * lq + n)
-        hidden = key_at[:, None, :] > query_at[:, :, None]
-        bias = torch.zeros(hidden.shape).masked_fill_(hidden, float("-inf"))[:, None]
-        windowed = {}
-        for window in sliding:
-            if window < lk:
-                past = key_at[:, None, :] <= query_at[:, :, None] - window
-                past &= query_at[:, :, None] < FAR  # a padded query that sees nothing would be not a number
-                windowed[window] = bias.masked_fill(past[:, None], float("-inf"))
         key_real.append((key_at <= FAR).reshape(-1))
-        buckets.append(Bucket(queries, keys, bias, group[0][1][1] == group[0][1][0], windowed))
+        bucket = Bucket(queries, keys, query_at, key_at, group[0][1][1] == group[0][1][0], {})
+        for window in (0, *filter(bucket.hides, sliding)) if lq <= SHORT else ():
+            seen = bucket.seen(window)
+            bucket.biases[window] = torch.zeros(seen.shape).masked_fill_(~seen, float("-inf"))
+        buckets.append(bucket)
         offset += len(group) * lq
     return AttentionPlan(
         buckets,
         torch.cat([b.queries.reshape(-1) for b in buckets]),
         torch.cat([b.keys.reshape(-1) for b in buckets]),
-        torch.cat(key_real),
+        torch.cat(key_real).nonzero()[:, 0],
         scatter,
         once=all(b.causal for b in buckets),
         windows=tuple(sliding),
@@ -169,7 +182,7 @@ class _Keys(torch.autograd.Function):
         plan = ctx.plan
         if plan.once:  # keys and queries have the same slots
             return grad.index_select(0, plan.scatter), None
-        real = plan.key_real.nonzero()[:, 0]
+        real = plan.real_keys
         out = torch.zeros(ctx.rows, grad.shape[1], dtype=torch.float32, device=grad.device)
         out.index_add_(0, plan.key_rows.index_select(0, real), grad.index_select(0, real).float())
         return out.to(grad.dtype), None
@@ -214,23 +227,32 @@ class _Products(torch.autograd.Function):
         return torch.matmul(s, k), torch.matmul(s.transpose(2, 3), q), grad_v, None, None
 
 
-def _slide(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Tensor, scale: float, window: int) -> torch.Tensor:
-    """Causal attention through a window, a piece of the queries at a time: each piece reads only the keys in its reach.
+def _in_pieces(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bucket: Bucket, scale: float, window: int
+) -> torch.Tensor:  # fmt: skip
+    """Attention of long items under a mask, a piece of the queries at a time: no score matrix of the whole is held.
 
-    q [B, H, L, d], k and v [B, K, L, d], bias [B, 1, L, L] → [B, H, L, d]. L · (window + piece) scores in place of L · L.
+    q [B, H, Lq, d], k and v [B, K, Lk, d] → [B, H, Lq, d]. Without a trunk a window's piece reads only the keys in its
+    reach: L · (window + piece) scores in place of L · L.
     """
-    length, piece, outs = q.shape[2], max(window, SHORT), []
-    for start in range(0, length, piece):
-        end, first = min(length, start + piece), max(0, start - window + 1)
-        mask = bias[:, :, start:end, first:end] == 0
-        mask |= ~mask.any(-1, keepdim=True)  # padded queries may have every key here hidden
+    rows, length = q.shape[2], k.shape[2]
+    near = bucket.causal and window > 0
+    piece = max(window, SHORT) if near else max(SHORT, MASK // (q.shape[0] * length))
+    outs = []
+    for start in range(0, rows, piece):
+        end = min(rows, start + piece)
+        first, last = (max(0, start - window + 1), end) if near else (0, length)
+        if (window, start) not in bucket.masks:
+            mask = bucket.seen(window, slice(start, end), slice(first, last))
+            mask |= ~mask.any(-1, keepdim=True)  # padded queries may have every key here hidden, and would be not a number
+            bucket.masks[window, start] = mask
         outs.append(
             F.scaled_dot_product_attention(
-                q[:, :, start:end], k[:, :, first:end], v[:, :, first:end], attn_mask=mask, scale=scale,
-                enable_gqa=q.shape[1] != k.shape[1],
+                q[:, :, start:end], k[:, :, first:last], v[:, :, first:last], attn_mask=bucket.masks[window, start],
+                scale=scale, enable_gqa=q.shape[1] != k.shape[1],
             )
         )  # fmt: skip
-    return torch.cat(outs, 2)
+    return outs[0] if len(outs) == 1 else torch.cat(outs, 2)
 
 
 def attend(
@@ -260,21 +282,18 @@ def attend(
         kv = keys[k_at : k_at + b * lk].view(b, lk, 2, kv_heads, head_dim).permute(2, 0, 3, 1, 4)
         q_at, k_at = q_at + b * lq, k_at + b * lk
         q = q.permute(0, 2, 3, 1, 4)  # [B, K, G, Lq, d]
-        bias = bucket.windowed.get(window, bucket.bias)
+        sliding = window if bucket.hides(window) else 0
         if lq <= SHORT:
             q = q.reshape(b, kv_heads, group * lq, head_dim)
-            o = _Products.apply(q, kv[0].contiguous(), kv[1].contiguous(), bias, by)
-            o = o.view(b, kv_heads, group, lq, head_dim)
+            o = _Products.apply(q, kv[0].contiguous(), kv[1].contiguous(), bucket.biases[sliding], by)
         else:
             q = q.reshape(b, heads, lq, head_dim)
-            if bias is not bucket.bias and bucket.causal:
-                o = _slide(q, kv[0], kv[1], bias, by, window)
-            else:
-                mask = None if bucket.causal else bias == 0
-                grouped = heads != kv_heads
+            if bucket.causal and not sliding:
                 o = F.scaled_dot_product_attention(
-                    q, kv[0], kv[1], attn_mask=mask, is_causal=bucket.causal, scale=by, enable_gqa=grouped
-                )
-            o = o.view(b, kv_heads, group, lq, head_dim)
+                    q, kv[0], kv[1], is_causal=True, scale=by, enable_gqa=heads != kv_heads
+                )  # fmt: skip
+            else:
+                o = _in_pieces(q, kv[0], kv[1], bucket, by, sliding)
+        o = o.view(b, kv_heads, group, lq, head_dim)
         outs.append(o.permute(0, 3, 1, 2, 4).reshape(b * lq, heads * head_dim))
     return _Answers.apply(outs[0] if len(outs) == 1 else torch.cat(outs), plan)

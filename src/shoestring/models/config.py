@@ -16,10 +16,6 @@ class LayerFacts:
     window: int
     rope: int
 
-    @property
-    def has_rope(self) -> bool:
-        return self.rope >= 0
-
 
 @dataclass(frozen=True)
 class DecoderConfig:

@@ -8,7 +8,7 @@ adds to that (biases, norms of heads, norms after a sublayer) is a parameter whe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -16,10 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from shoestring.models.attention import AttentionPlan, attend, plan_attention
-from shoestring.models.config import DecoderConfig, LayerFacts
+from shoestring.models.attention import AttentionPlan
+from shoestring.models.config import DecoderConfig
 from shoestring.models.kernels import gate, norm_heads, rms_norm, rotate
 from shoestring.models.rope import angles, frequencies
+from shoestring.models.varlen import VarlenPlan, attend_any, plan_for
 from shoestring.records import Document
 
 KVSink = Callable[[int, torch.Tensor, torch.Tensor], None]
@@ -95,10 +96,6 @@ class Decoder(nn.Module):
         """[vocab, hidden]"""
         return self.embedding if self.head is None else self.head
 
-    def layer(self, i: int) -> LayerFacts:
-        """Layer i's window and rotary table."""
-        return self.config.layer(i)
-
     def rope(self, positions: torch.Tensor, which: int = 0, lengths: torch.Tensor | None = None) -> Turn:
         """cos, sin of table `which`, each [N, head_dim / 2] fp32, attention factor included.
 
@@ -110,7 +107,7 @@ class Decoder(nn.Module):
         """tokens [N] → [N, hidden], times the embedding scale where the family has one."""
         x = F.embedding(tokens, self.embedding)
         scale = self.config.embedding_scale
-        return x if scale == 1.0 else x * torch.tensor(scale, dtype=x.dtype)  # the scale is rounded too, as Gemma's is
+        return x if scale == 1.0 else x * x.new_full((), scale)  # the scale is rounded too, as Gemma's is
 
     def project(self, block: nn.Module, name: str, x: torch.Tensor) -> torch.Tensor:
         """x [N, in] → x @ weight.T + bias [N, out] for the block's matrix `name`: qkv, out, gate_up or down."""
@@ -134,13 +131,15 @@ class Decoder(nn.Module):
         positions: torch.Tensor,
         documents: Sequence[Document],
         kv_sink: KVSink | None = None,
+        linears: Sequence[Mapping[str, Callable[[torch.Tensor], torch.Tensor]]] | None = None,
     ) -> torch.Tensor:
         """tokens [N], positions [N] → final normed hidden states [N, hidden].
 
-        kv_sink(layer, keys [N, kv_heads, head_dim] rotated, values) receives every layer's cache entries.
+        kv_sink(layer, keys [N, kv_heads, head_dim] rotated, values) receives every layer's cache entries. linears: what
+        stands for `project` in each layer, by the matrix's name, such as an engine's prepacked weights.
         """
         c = self.config
-        plan = plan_attention(documents, tokens.shape[0], c.windows).to(tokens.device)
+        plan = plan_for(documents, tokens.shape[0], c.windows, self.embedding, c.head_dim)
         facts = [c.layer(i) for i in range(c.layers)]
         lengths = _lengths(positions, documents) if any(r.kind == "dynamic" for r in c.ropes) else None
         turns: dict[int, Turn | None] = {k: self.rope(positions, k, lengths) for k in {f.rope for f in facts} if k >= 0}
@@ -149,7 +148,7 @@ class Decoder(nn.Module):
         x = self.embed(tokens)
         for i, (block, fact) in enumerate(zip(self.blocks, facts, strict=True)):
             sink = None if kv_sink is None else partial(kv_sink, i)
-            x = run(block, x, turns[fact.rope], plan, fact.window, sink)
+            x = run(block, x, turns[fact.rope], plan, fact.window, sink, None if linears is None else linears[i])
         return rms_norm(x, self.norm, c.norm_eps)
 
     def _block(
@@ -157,13 +156,18 @@ class Decoder(nn.Module):
         block: Any,
         x: torch.Tensor,
         turn: Turn | None,
-        plan: AttentionPlan,
+        plan: AttentionPlan | VarlenPlan,
         window: int,
         sink: Callable[[torch.Tensor, torch.Tensor], None] | None,
+        linears: Mapping[str, Callable[[torch.Tensor], torch.Tensor]] | None = None,
     ) -> torch.Tensor:
         """One layer on x [N, hidden]. turn: cos and sin, None in a layer without position."""
         c = self.config
-        qkv = self.project(block, "qkv", rms_norm(x, block.attention_norm, c.norm_eps))
+
+        def project(name: str, x: torch.Tensor) -> torch.Tensor:
+            return self.project(block, name, x) if linears is None else linears[name](x)
+
+        qkv = project("qkv", rms_norm(x, block.attention_norm, c.norm_eps))
         if c.qk_norm:
             qkv = norm_heads(qkv, block.query_norm, block.key_norm, c.norm_eps, c.heads, c.kv_heads)
         if turn is not None:
@@ -171,13 +175,13 @@ class Decoder(nn.Module):
         if sink is not None:
             parts = qkv.view(-1, c.heads + 2 * c.kv_heads, c.head_dim)
             sink(parts[:, c.heads : c.heads + c.kv_heads], parts[:, c.heads + c.kv_heads :])
-        seen = attend(qkv, plan, c.heads, c.kv_heads, c.head_dim, c.attention_scale, window)
-        added = self.project(block, "out", seen)
+        seen = attend_any(qkv, plan, c.heads, c.kv_heads, c.head_dim, c.attention_scale, window)
+        added = project("out", seen)
         if c.post_norms:
             added = rms_norm(added, block.attention_post_norm, c.norm_eps)
         x = x + added
-        h = self.project(block, "gate_up", rms_norm(x, block.mlp_norm, c.norm_eps))
-        added = self.project(block, "down", gate(h, c.activation))
+        h = project("gate_up", rms_norm(x, block.mlp_norm, c.norm_eps))
+        added = project("down", gate(h, c.activation))
         if c.post_norms:
             added = rms_norm(added, block.mlp_post_norm, c.norm_eps)
         return x + added

@@ -40,13 +40,13 @@ def read_config(folder: Path) -> dict[str, Any]:
     return found
 
 
-def load(folder: Path, dtype: torch.dtype = torch.float32) -> Decoder:
-    """Read a Hugging Face folder. Raises UserError where it cannot be read exactly."""
+def load(folder: Path, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> Decoder:
+    """Read a Hugging Face folder, tensor by tensor, onto `device`. Raises UserError where it cannot be read exactly."""
     hf = read_config(folder)
     family = families.find(hf, str(folder / "config.json"))
     with torch.device("meta"):
         model = Decoder(family.config(hf, str(folder / "config.json")))
-    model = model.to(dtype).to_empty(device="cpu")
+    model = model.to(dtype).to_empty(device=device)
     family.read(model, shards.reader(folder))
     return model
 
@@ -72,7 +72,7 @@ def save(
     if part.exists():
         shutil.rmtree(part)
     part.mkdir(parents=True)
-    shards.write(part, ((name, tensors.pop(name).to(dtype)) for name in list(tensors)), largest)
+    shards.write(part, ((name, tensors.pop(name).to("cpu", dtype)) for name in list(tensors)), largest)
     hf["dtype"] = str(dtype).removeprefix("torch.")
     hf.pop("torch_dtype", None)
     hf.pop("quantization_config", None)

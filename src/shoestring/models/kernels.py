@@ -102,57 +102,41 @@ def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, turned: int, s
     return _Rotate.apply(x, cos.to(x.dtype), sin.to(x.dtype), turned, straight)  # pyright: ignore[reportReturnType]
 
 
-class _SwiGlu(torch.autograd.Function):
+class _Gated(torch.autograd.Function):
+    """act(gate) * up; only x is kept, and the backward pass computes the activation again."""
+
     @staticmethod
-    def forward(ctx, x: torch.Tensor) -> torch.Tensor:
+    def forward(ctx, x: torch.Tensor, activation: str) -> torch.Tensor:
         ctx.save_for_backward(x)
-        gate, up = x.chunk(2, dim=-1)
-        return F.silu(gate) * up
+        ctx.activation = activation
+        return gated(x, activation)
 
     @staticmethod
     def backward(ctx, grad: torch.Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
         (x,) = ctx.saved_tensors
         gate, up = x.chunk(2, dim=-1)
         out = torch.empty_like(x)
-        half = gate.shape[-1]
-        sigmoid = torch.sigmoid(gate)
-        silu = gate * sigmoid
-        torch.mul(grad, silu, out=out[:, half:])
-        out[:, :half] = grad * up * (sigmoid + silu * (1 - sigmoid))
-        return out
+        of_gate, of_up = out.chunk(2, dim=-1)
+        if ctx.activation == "silu":
+            sigmoid = torch.sigmoid(gate)
+            silu = gate * sigmoid
+            torch.mul(grad, silu, out=of_up)
+            of_gate.copy_(grad * up * (sigmoid + silu * (1 - sigmoid)))
+        else:
+            torch.mul(grad, F.gelu(gate, approximate="tanh"), out=of_up)
+            of_gate.copy_(torch.ops.aten.gelu_backward(grad * up, gate, approximate="tanh"))
+        return out, None
 
 
-class _GeGlu(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x: torch.Tensor) -> torch.Tensor:
-        ctx.save_for_backward(x)
-        gate, up = x.chunk(2, dim=-1)
-        return F.gelu(gate, approximate="tanh") * up
-
-    @staticmethod
-    def backward(ctx, grad: torch.Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
-        (x,) = ctx.saved_tensors
-        gate, up = x.chunk(2, dim=-1)
-        out = torch.empty_like(x)
-        half = gate.shape[-1]
-        torch.mul(grad, F.gelu(gate, approximate="tanh"), out=out[:, half:])
-        out[:, :half] = torch.ops.aten.gelu_backward(grad * up, gate, approximate="tanh")
-        return out
-
-
-def geglu(x: torch.Tensor) -> torch.Tensor:
-    """x [N, 2 * intermediate] (gate, up) → gelu(gate) * up [N, intermediate], gelu by its tanh formula. Shazeer 2020."""
-    if not torch.is_grad_enabled():
-        gate, up = x.chunk(2, -1)
-        return F.gelu(gate, approximate="tanh") * up
-    return _GeGlu.apply(x)  # pyright: ignore[reportReturnType]
+def gated(x: torch.Tensor, activation: str) -> torch.Tensor:
+    """What `gate` computes, without its sparing backward pass."""
+    gate, up = x.chunk(2, dim=-1)
+    return (F.silu(gate) if activation == "silu" else F.gelu(gate, approximate="tanh")) * up
 
 
 def gate(x: torch.Tensor, activation: str) -> torch.Tensor:
-    """The gated MLP's middle: `swiglu` for "silu", `geglu` for "gelu_tanh"."""
-    return swiglu(x) if activation == "silu" else geglu(x)
+    """The gated MLP's middle: x [N, 2 * intermediate] (gate, up) → act(gate) * up [N, intermediate]. Shazeer 2020.
 
-
-def swiglu(x: torch.Tensor) -> torch.Tensor:
-    """x [N, 2 * intermediate] (gate, up) → silu(gate) * up [N, intermediate]. Shazeer 2020."""
-    return _SwiGlu.apply(x) if torch.is_grad_enabled() else F.silu(x.chunk(2, -1)[0]) * x.chunk(2, -1)[1]  # pyright: ignore[reportReturnType]
+    "silu" makes it SwiGLU; "gelu_tanh", gelu by its tanh formula, GeGLU.
+    """
+    return _Gated.apply(x, activation) if torch.is_grad_enabled() else gated(x, activation)  # pyright: ignore[reportReturnType]

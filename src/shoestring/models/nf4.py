@@ -127,7 +127,8 @@ def dequantise(q: Quantised, dtype: torch.dtype = torch.float32) -> torch.Tensor
     scale = magnitudes(q)[:, None]
     pairs = _table("pairs", q.packed.device)
     out = torch.empty(scale.numel(), q.block, dtype=dtype, device=q.packed.device)
-    step = max(1, 2 * CHUNK // q.block)
+    # a GPU takes the matrix whole
+    step = max(1, 2 * CHUNK // q.block) if out.device.type == "cpu" else max(1, out.shape[0])
     for i in range(0, out.shape[0], step):
         codes = q.packed[i * q.block // 2 : (i + step) * q.block // 2].int()
         out[i : i + step] = pairs.index_select(0, codes).view(-1, q.block).mul_(scale[i : i + step])

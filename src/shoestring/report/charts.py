@@ -31,6 +31,8 @@ class Mark:
     hollow: bool = False
     joined: bool = False  # the points chart draws a line through joined marks
     note: str = ""
+    x_low: float | None = None  # the interval of x, where it has one
+    x_high: float | None = None
 
 
 @dataclass(frozen=True)
@@ -148,7 +150,7 @@ def points(
     """Points with vertical whiskers, labelled in place; joined ones are connected in order of x."""
     height = 330 if width > 500 else 300
     left, right, top, bottom = 44.0, width - 16.0, 18.0, height - 46.0
-    xs = [m.x for m in marks] + ([x_mark[0]] if x_mark else [])
+    xs = [m.x_high or m.x for m in marks] + ([x_mark[0]] if x_mark else [])
     x_top = max([*xs, 1e-12]) * 1.06
     y_high = max(
         [y_max * 1e-9, *(m.high if m.high is not None else m.value for m in marks), y_mark[0] if y_mark else 0.0]
@@ -190,6 +192,8 @@ def points(
         x, y = px(m.x), py(m.value)
         if m.low is not None and m.high is not None:
             out.append(_whisker(x, py(m.high), x, py(m.low), "whisker", m.colour))
+        if m.x_low is not None and m.x_high is not None:
+            out.append(_whisker(px(m.x_low), y, px(m.x_high), y, "whisker", m.colour))
         fill = "var(--paper)" if m.hollow else f"var(--{m.colour})"
         style = f"fill:{fill};stroke:var(--{m.colour})"
         out.append(f'<circle cx="{n(x)}" cy="{n(y)}" r="5.5" style="{style}" class="dot">')

@@ -1,9 +1,30 @@
-"""The live line: one a stage, with step, loss or reward, tokens/s, dollars so far, dollars left, time left."""
+"""The live line: one a stage, with step, loss or reward, tokens/s, the run's dollars (so far, an hour, left, at the end),
+goodput and time left."""
 
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from typing import Any
+
+
+@dataclass(frozen=True)
+class Money:
+    """A run's US dollars: spent, left under the budget, burnt an hour, expected at the end; goodput: useful step seconds
+    over paid seconds, 0 to 1."""
+
+    spent: float
+    left: float
+    per_hour: float
+    forecast: float
+    goodput: float
+
+    def __str__(self) -> str:
+        over = " (over: it will be cut short)" if self.forecast > self.spent + self.left else ""
+        return (
+            f"${self.spent:.4f} at ${self.per_hour:.3g}/h left ${self.left:.4f} end ${self.forecast:.4f}{over} "
+            f"useful {self.goodput:.0%}"
+        )
 
 
 class Live:
@@ -33,7 +54,7 @@ class Live:
 
     def update(
         self, step: int, total: int, loss: float | None, reward: float | None, tokens_per_second: float,
-        spent: float, left: float, seconds_left: float,
+        money: Money, seconds_left: float,
     ) -> None:  # fmt: skip
         what = []
         if loss is not None and reward is None:
@@ -45,8 +66,7 @@ class Live:
                 f"{step}/{total}",
                 *what,
                 f"{tokens_per_second:.0f} tok/s",
-                f"${spent:.4f}",
-                f"left ${left:.4f}",
+                str(money),
                 clock(seconds_left),
             ]
         )

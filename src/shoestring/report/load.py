@@ -22,9 +22,10 @@ FILES: dict[str, type] = {
     "gains.json": list,
     "funnel.json": list,
     "traps.json": list,
+    "domains.json": list,
     "samples.json": list,
 }
-OPTIONAL = {"traps.json"}  # its absence is not worth a notice
+OPTIONAL = {"traps.json", "domains.json"}  # its absence is not worth a notice
 
 
 @dataclass
@@ -39,6 +40,7 @@ class RunFolder:
     gains: list[dict[str, Any]] = field(default_factory=list)
     funnel: list[dict[str, Any]] = field(default_factory=list)
     traps: list[dict[str, Any]] = field(default_factory=list)
+    domains: list[dict[str, Any]] = field(default_factory=list)
     samples: list[dict[str, Any]] = field(default_factory=list)
     metrics: list[dict[str, Any]] = field(default_factory=list)
     recipe: str = ""
@@ -153,6 +155,11 @@ def _read_json(out: RunFolder, path: Path, kind: type) -> Any:
         out.broken.append((path.name, "a list was expected" if kind is list else "an object was expected"))
         return None
     return value
+
+
+def json_lines(path: Path) -> list[dict[str, Any]]:
+    """The objects of a JSON lines file that may be cut short; of a missing one, nothing."""
+    return _read_lines(RunFolder(path.parent), path)
 
 
 def _read_lines(out: RunFolder, path: Path) -> list[dict[str, Any]]:

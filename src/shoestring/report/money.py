@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping
 from typing import Any
 
 from . import scores
@@ -21,6 +22,7 @@ from .text import (
 )
 from .text import figure as number
 
+STOPPED = ("timeout", "hostile", "memory", "crashed")  # reasons of verdicts: grading did not come to its end
 OUTCOME_NOTES = {
     "useful": "went into the result",
     "idle": "machine time that no step explains: loading, compiling, waiting",
@@ -95,7 +97,20 @@ def without_variance(run: RunFolder) -> str:
                 f", {percent(wasted / base, 0)} of the stage" if base >= wasted else ""
             )
         out.append(text)
-    return "".join(f'<p class="small">{t}.</p>' for t in out)
+    return "".join(f'<p class="small">{t}.</p>' for t in [*out, *_cut_off(run)])
+
+
+def _cut_off(run: RunFolder) -> list[str]:
+    """Answers whose grading was ended by force: they were paid nothing, whatever they said."""
+    out = []
+    for stage in run.stage_order():
+        counted = [mapping(s.get("verdicts")) for s in run.steps(stage)]
+        answers = sum(num(n) or 0.0 for c in counted for n in c.values())
+        ended = {why: sum(num(c.get(why)) or 0.0 for c in counted) for why in STOPPED}
+        if said := ", ".join(f"{number(n, 9)} {why}" for why, n in ended.items() if n):
+            whole = number(answers, 9)
+            out.append(f"{h(stage, 60)}: grading was cut off for {said} of {whole} answers; they were paid nothing")
+    return out
 
 
 def _meter(run: RunFolder) -> str:
@@ -171,11 +186,31 @@ def bill(run: RunFolder) -> str:
     notes = [f"<b>{k}</b>: {v}" for k, v in OUTCOME_NOTES.items() if k in seen]
     if notes:
         body += f'<p class="small">{"; ".join(notes)}.</p>'
+    if charged := charge_table(mapping(run.bill.get("charges")), cur):
+        body += f"<h3>Charged by hand</h3>{charged}"
     body += _sunk_table(sunk, cur)
     text = "Quantities are metered; dollars are quantities times listed prices. The three totals are kept apart."
     if lower:
         text += " <strong>A price is unknown, so the totals are lower bounds.</strong>"
     return section(title, text, body)
+
+
+def charge_table(charged: Mapping[str, Any], cur: str, many: bool = False) -> str:
+    """The charges of a bill with what they come to, as HTML; nothing where there are none."""
+    lines = objects(charged.get("lines"))
+    if not lines:
+        return ""
+    th = [("what", "text"), ("quantity", "r"), ("each", "r"), ("amount", "r")]
+    th += [("date", "nw"), ("ledger line", "r"), ("note", "text")]
+    rows = []
+    for c in lines[:500]:
+        what = f"{c.get('run')}: {c.get('what')}" if many else c.get("what")
+        cells = [h(what, 400), h(f"{quantity(c.get('quantity'))} {c.get('unit')}", 60), h(money(c.get("unit_price"), cur))]
+        cells += [h(money(c.get("amount"), cur)), h(c.get("date"), 20), h(c.get("entry"), 12), h(c.get("note"), 400)]
+        rows.append(cells)
+    last = ["charged", "", "", h(money(charged.get("total"), cur)), "", "", ""]
+    text = f"Marginal with charges: {h(money(charged.get('with_marginal'), cur))}. They do not count against the ceiling."
+    return table(th, rows, last, "charged by hand") + f'<p class="small">{text}</p>'
 
 
 def _sunk_total(sunk: list[dict[str, Any]], cur: str) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from . import actuals, curves, money, sections
+from . import actuals, curves, domains, frontier, money, sections
 from .load import RunFolder, load
 from .style import CSS, h
 
@@ -21,22 +21,28 @@ def render(run: RunFolder) -> str:
     parts = (
         sections.headline,
         sections.against_dollars,
+        frontier.of_run,
         sections.families,
         sections.gains,
         sections.forgetting,
         curves.curves,
         sections.funnel,
+        domains.domains,
         sections.samples,
         money.bill,
         actuals.against_plan,
         actuals.facts,
     )
-    body = "\n".join(part(run) for part in parts)
+    return shell(run.name, "\n".join(part(run) for part in parts))
+
+
+def shell(title: str, body: str) -> str:
+    """A page that loads nothing around `body`, which is HTML already."""
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{h(run.name, 80)} · shoestring</title><style>{CSS}</style></head>\n"
+        f"<title>{h(title, 80)} · shoestring</title><style>{CSS}</style></head>\n"
         f"<body><main>\n{body}\n"
         "<footer>Every number says where it comes from: measured in this run, simulated, or from literature "
         "(a dated price, a published figure). Intervals are 95%.</footer>\n</main></body></html>\n"
@@ -49,8 +55,12 @@ def write(run_dir: Path) -> Path:
     An old page is replaced whole. Raises FileNotFoundError where there is no such folder.
     """
     run_dir = Path(run_dir)
-    text = render(load(run_dir))
-    path, draft = run_dir / "report.html", run_dir / f".report.html.{os.getpid()}"
+    return replace(run_dir / "report.html", render(load(run_dir)))
+
+
+def replace(path: Path, text: str) -> Path:
+    """Write a file whole or not at all."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         draft.write_text(text, "utf-8")
         os.replace(draft, path)

@@ -77,45 +77,71 @@ def _range(q: Any, show: Callable[[float], str]) -> tuple[str, str]:
     return mid, rest.removesuffix(")")
 
 
+BASES = {"measured": "meas", "simulated": "simul", "literature": "liter"}
+
+
+def _ends(quantity: Any, show: Callable[[float], str]) -> tuple[str, str]:
+    """(middle, "low–high") of a quantity, blank where it is not one."""
+    q = mapping(quantity)
+    if not all(isinstance(q.get(k), int | float) for k in ("low", "mid", "high")):
+        return DASH, ""
+    return show(q["mid"]), f"{show(q['low'])}–{show(q['high'])}"
+
+
+def _dollars(v: float) -> str:
+    """Four digits after the point for cents, none for hundreds."""
+    return f"{v:,.0f}" if v >= 100 else f"{v:.2f}" if v >= 1 else f"{v:.4f}"
+
+
+def _amount(v: float) -> str:
+    return f"{v:,.0f}" if v >= 100 else f"{v:.1f}"
+
+
 def print_plan(plan: Mapping[str, Any], console: Console) -> None:
-    """The plan: a line a stage, the total, what is left out and the machine's price."""
-
-    def between(quantity: Any, show: Callable[[float], str]) -> tuple[str, str]:
-        q = mapping(quantity)
-        if not all(isinstance(q.get(k), int | float) for k in ("low", "mid", "high")):
-            return DASH, ""
-        return show(q["mid"]), f"{show(q['low'])}–{show(q['high'])}"
-
-    def minutes(v: float) -> str:
-        return f"{v:.1f}"
-
-    def cents(v: float) -> str:
-        return f"{v:.4f}"
-
-    table = _table(
-        *(("stage", "l"), ("tokens", "r"), ("minutes", "r"), ("range", "l"), ("USD", "r"), ("range", "l"), ("GiB", "r")),
-        title="Plan",
-    )
+    """The plan: a line a stage, the total, what does not fit, what would be cheaper, what is left out, the machine's price."""
+    total = mapping(plan.get("total"))
+    gpus = bool(num(mapping(plan.get("machine")).get("gpus")))
+    columns = [("stage", "l"), ("tokens", "r"), ("minutes", "r"), ("range", "l"), ("USD", "r"), ("range", "l"), ("GiB", "r")]
+    if gpus:
+        columns[2:4] = [("GPU-h", "r"), ("range", "l")]
+    table = _table(*columns, ("basis", "l"), title="Plan")
     bases: set[str] = set()
 
     def line(name: str, item: Mapping[str, Any], style: str = "") -> None:
         usd = item.get("usd")
-        bases.add(str(mapping(usd).get("basis") or mapping(item.get("minutes")).get("basis") or DASH))
+        basis = str(mapping(usd).get("basis") or mapping(item.get("minutes")).get("basis") or DASH)
+        bases.add(basis)
         memory = mapping(item.get("memory_gib")).get("mid")
         tokens = mapping(item.get("tokens")).get("mid")
+        time = _ends(item.get("gpu_hours" if gpus else "minutes"), _amount)
+        gib = f"{memory:.1f}" if isinstance(memory, int | float) and memory else ""
+        if mapping(item.get("fits")).get("ok") is False:
+            gib += "!"
         _row(
-            table, name, count(tokens) if tokens else "", *between(item.get("minutes"), minutes), *between(usd, cents),
-            f"{memory:.1f}" if isinstance(memory, int | float) and memory else "", style=style, limit=24,
+            table, name, count(tokens) if tokens else "", *time, *_ends(usd, _dollars), gib, BASES.get(basis, DASH),
+            style=style, limit=24,
         )  # fmt: skip
 
     for s in objects(plan.get("stages")):
         line(str(s.get("name") or s.get("use")), s)
     table.add_section()
-    line("total", mapping(plan.get("total")), style="bold")
+    line("total", total, style="bold")
     console.print(table)
     console.print()
+    if gpus:
+        minutes, between = _ends(total.get("minutes"), _amount)
+        _say(console, f"Wall time: {minutes} minutes ({between})")
     if plan.get("budget"):
-        _say(console, f"Budget: {plan['budget']}")
+        over = "; the middle of the plan is over it: the run would stop at the ceiling, with a score"
+        _say(console, f"Budget: {plan['budget']}{over if plan.get('over_budget') else ''}")
+    _print_terms(plan, console)
+    for s in objects(plan.get("stages")):
+        fits = mapping(s.get("fits"))
+        if fits.get("ok") is False:
+            need, there = mapping(s.get("memory_gib")).get("mid"), num(fits.get("available_gib"))
+            room = f", which has {there:.1f}" if there is not None else ""
+            text = f"! {s.get('name')} needs {number(need, 3)} GiB on {fits.get('on')}{room}"
+            _say(console, f"{text}; the largest part is {fits.get('part')} ({number(fits.get('part_gib'), 3)} GiB)", "yellow")
     machine = mapping(plan.get("machine"))
     if machine:
         rate = (
@@ -123,14 +149,67 @@ def print_plan(plan: Mapping[str, Any], console: Console) -> None:
             if decimal(machine.get("usd_per_hour")) is not None
             else "price unknown"
         )
-        words = [machine.get("sku"), rate, machine.get("source"), machine.get("date"), machine.get("note")]
+        several = num(machine.get("count")) or 1
+        words = [machine.get("sku"), rate + (f" each, {several:.0f} of them" if several > 1 else "")]
+        words += [machine.get("source"), machine.get("date"), machine.get("note")]
         _say(console, "Machine: " + ", ".join(str(w) for w in words if w), "dim")
+    _print_alternatives(plan, console)
     left_out = plan.get("left_out")
     if isinstance(left_out, list) and left_out:
-        _say(console, "Not in these dollars: " + "; ".join(str(x) for x in left_out), "dim")
-    where = {"literature": "published figures, not this machine; `shoestring doctor` measures it", "measured": "this machine"}
+        if any("$" in str(x) for x in left_out):
+            _say(console, "Not in these dollars:", "dim")
+            for x in left_out:
+                _say(console, f"  - {x}", "dim")
+        else:
+            _say(console, "Not in these dollars: " + "; ".join(str(x) for x in left_out), "dim")
+    where = {"literature": "published figures, not this machine", "measured": "this machine, this recipe's own texts"}
+    if "literature" in bases and not gpus:
+        where["literature"] += "; `shoestring doctor` measures it"
     for basis in sorted(bases):
-        _say(console, f"Basis of the rates: {basis} ({where.get(basis, 'see docs/files.md')})", "dim")
+        _say(console, f"Basis {BASES.get(basis, basis)}: {basis} ({where.get(basis, 'see docs/plan.md')})", "dim")
+
+
+def _print_terms(plan: Mapping[str, Any], console: Console) -> None:
+    """Storage, the result's way out, who pays, and when it would end: lines for what the recipe states of them."""
+    rows = [(mapping(plan.get("storage")), "Storage, as long as the lease runs")]
+    rows += [(row, "The result's way out, once") for row in objects(plan.get("egress"))]
+    for row, what in rows:
+        if row:
+            usd = mapping(row.get("usd")).get("mid")
+            said = _dollars(usd) if isinstance(usd, int | float) else DASH
+            _say(console, f"{what}: {row.get('gb'):g} GB, ${said} in the total ({row.get('sku')}, {row.get('date')})")
+    if paid := objects(plan.get("funding")):
+        said = ", ".join(f"{r.get('source')} {money(r.get('amount'))}" for r in paid)
+        _say(console, f"Who pays: {said}; credits lower no total")
+    window = mapping(plan.get("window"))
+    if window.get("why"):
+        _say(console, f"Window {window.get('window')}: {window['why']}: no run would end", "yellow")
+    elif window:
+        hours, between = _ends(window.get("wall_hours"), _amount)
+        used = mapping(window.get("windows")).get("mid")
+        text = f"Window {window.get('window')}: opens {window.get('opens')}, ends {window.get('ends')}"
+        _say(console, f"{text}: {hours} hours from now ({between}), in {used} window{'' if used == 1 else 's'}")
+
+
+def _print_alternatives(plan: Mapping[str, Any], console: Console, most: int = 5) -> None:
+    """The cheapest changes of the recipe, each with what is given up."""
+    found = objects(plan.get("alternatives"))
+    if not found:
+        return
+    table = _table(("USD", "r"), ("saves", "r"), ("minutes", "r"), ("what could be cheaper, and the trade", "w"))
+    before = num(mapping(mapping(plan.get("total")).get("usd")).get("mid"))
+    for a in found[:most]:
+        usd, minutes = (mapping(a.get(k)).get("mid") for k in ("usd", "minutes"))
+        saved = num(mapping(a.get("saving")).get("mid"))
+        share = f"{saved / before:.0%}" if saved is not None and before else DASH
+        unfit = " (does not fit into memory)" if a.get("fits") is False else ""
+        text = f"{a.get('change')}{unfit}: {a.get('trade')}"
+        cells = [_dollars(usd) if isinstance(usd, int | float) else DASH, share]
+        _row(table, *cells, _amount(minutes) if isinstance(minutes, int | float) else DASH, text)
+    console.print(table)
+    if len(found) > most:
+        _say(console, f"{len(found) - most} more with --json", "dim")
+    console.print()
 
 
 def print_bill(bill: Any, console: Console, run: Mapping[str, Any] | None = None) -> None:

@@ -109,7 +109,7 @@ def build(
 
     from shoestring.allocator import keep_freed_memory
     from shoestring.generate.engine import Engine
-    from shoestring.models import folder
+    from shoestring.models import device, folder
     from shoestring.models.tokenizer import Tokenizer
     from shoestring.serve.app import Service, make
     from shoestring.serve.schema import Limits
@@ -120,7 +120,7 @@ def build(
         raise UserError(f"dtype {dtype!r} is not one of {', '.join(types)}")
     keep_freed_memory()
     encoder, decoder = Tokenizer(model), Tokenizer(model)
-    weights = folder.load(model, types[dtype])
+    weights = folder.load(model, types[dtype], device.choose())
     engine = Engine(weights, slots, cache_tokens)
     window = weights.config.max_positions
     limits = Limits(window, min(max_tokens or window, window), max_requests)

@@ -9,11 +9,11 @@ import importlib
 import pkgutil
 from types import ModuleType
 
-HELPERS = {"context", "prompts", "scoring", "trainer", "workbench"}
+HELPERS = {"context", "forecasts", "probing", "prompts", "rows", "scoring", "sizes", "teachers", "trainer", "workbench"}
 
 
 def names() -> list[str]:
-    return sorted(m.name for m in pkgutil.iter_modules(__path__) if m.name not in HELPERS)
+    return sorted(m.name for m in pkgutil.iter_modules(__path__) if m.name not in HELPERS and not m.name.startswith("_"))
 
 
 def module(name: str) -> ModuleType:

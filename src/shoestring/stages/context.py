@@ -11,12 +11,18 @@ from pathlib import Path
 from typing import Any, Literal
 
 from shoestring.estimate.flops import ModelShape
+from shoestring.estimate.lengths import Basis, Sizes
 from shoestring.estimate.machine import Profile
-from shoestring.records import Artifact, Checkpoint, Intent, StepReport, Usage
+from shoestring.estimate.rates import CpuRates, Rates
+from shoestring.records import Artifact, Checkpoint, Intent, Quantity, StepReport, Usage
 
 Answer = Literal["go", "stop"]
 Event = Intent | StepReport | Usage | Checkpoint | Artifact
 Events = Generator[Event, Answer | None, None]
+
+
+class Overrun(BaseException):
+    """The step ran into the ceiling (watchdog.py). A stage that has something to save without a model may catch it."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +30,9 @@ class Facts:
     """What `forecast` may know: the model's sizes, the machine's rates, and what earlier stages will hand over.
 
     problems, traces: expected counts at this point of the recipe; machine: the lease's sku; trained: whether an
-    earlier stage trains (then there is a model of our own to read).
+    earlier stage trains (then there is a model of our own to read). sizes: expected tokens of prompts and answers;
+    sampled: answers a problem that an earlier stage recorded. machines: how many are leased together; speed: what they do
+    in a second (by default this machine's profile).
     """
 
     shape: ModelShape
@@ -34,16 +42,37 @@ class Facts:
     problems: int = 0
     traces: int = 0
     trained: bool = False
+    sizes: Sizes = Sizes()
+    sampled: int = 0
+    machines: int = 1
+    speed: Rates | None = None
+
+    def rates(self) -> Rates:
+        return self.speed or CpuRates(self.shape, self.profile)
 
     def seconds(self, amount: float) -> Usage:
-        return Usage(self.machine, max(0.0, amount), "second", self.stage)
+        """The lease of `amount` wall seconds: of all the machines together."""
+        return Usage(self.machine, max(0.0, amount) * self.machines, "second", self.stage)
+
+    def forecast(self, seconds: Quantity, **rest: Any) -> Forecast:
+        """A forecast of so many wall seconds, wider where the lengths are expectations rather than read."""
+        known: Basis = self.sizes.basis if rest.pop("by_length", True) else "measured"
+        low, high = (0.92, 1.1) if known == "measured" else (0.9, 1.15) if self.sizes.stated else (0.6, 1.7)
+        mid = max(seconds.mid, 1e-9)
+        basis = "literature" if "literature" in (known, seconds.basis) else seconds.basis
+        return Forecast(
+            (self.seconds(seconds.mid),), low=low * seconds.low / mid, high=high * seconds.high / mid, basis=basis,
+            amounts=(low, high), counted=known, **rest,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Forecast:
     """A stage's expected use. `usages` are the expected quantities; low and high scale the machine seconds.
 
-    The counts are what the next stage's Facts are made of; tokens, flops and bytes are shown in the plan.
+    The counts and sizes are what the next stage's Facts are made of. tokens and flops are useful ones, with the interval
+    that `amounts` scales and the basis `counted`; parts: FLOPs by what they are for; hardware_flops: with what is computed
+    again. memory: bytes by part at the peak, of the host or of one GPU; fits: whether they fit (None: not known).
     """
 
     usages: tuple[Usage, ...]
@@ -56,6 +85,17 @@ class Forecast:
     traces: int | None = None
     trains: bool = False
     essential: bool = False  # must run for the result to be usable and scored
+    basis: Basis | None = None  # of the seconds; None: that of the machine's profile
+    sizes: Sizes | None = None
+    sampled: int | None = None
+    amounts: tuple[float, float] = (1.0, 1.0)
+    counted: Basis = "measured"
+    parts: Mapping[str, float] = field(default_factory=dict)
+    hardware_flops: float = 0.0
+    memory: Mapping[str, int] = field(default_factory=dict)
+    fits: bool | None = None
+    notes: tuple[str, ...] = ()
+    steps: int = 0  # of training; 0: not told
 
 
 @dataclass
@@ -87,6 +127,9 @@ class Context:
     position: int = 0
     checkpoint_seconds: float = 55.0
     planned_seconds: float = math.inf  # the most that the plan gives the whole stage
+    priced: Callable[[str], bool] = lambda sku: True  # whether a sku has a price of its own
+    fits: Callable[[Intent], bool] = lambda intent: True  # whether an intent would be answered with "go" for its money
+    worth: float | None = None  # US dollars that a point of accuracy is worth: training that gains less for its money stops
 
     def first(self, seconds: float) -> Pace:
         """The pace of a stage that has not stepped: `seconds`, or what the plan gives the whole stage if that is less."""

@@ -1,26 +1,29 @@
 """From a pool to a few hundred problems: quality, difficulty, diversity (s1, Muennighoff et al. 2025, section 2.2).
 
-Free steps first (format, duplicates, overlap with the evaluation sets, commonest-answer traps), then the one that
-costs: the base model's pass rate on a draw of candidates, after which problems that are too easy or families out of
-reach leave, and the choice is made uniformly over families.
+Free steps first (format, duplicates, overlap with the evaluation sets, commonest-answer traps, recorded pass rates), then the
+one that costs: the pass rate of the base model, and of others that are named, on a draw of candidates, after which problems
+that are too easy or families out of reach leave. The choice is made uniformly over families, or by another selector.
 """
 
 from __future__ import annotations
 
-import random
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any, Literal
 
-from shoestring.estimate.flops import generation_flops
-from shoestring.estimate.memory import decoding_bytes
-from shoestring.records import Artifact, Problem, StepReport, UserError
+from shoestring.estimate.lengths import TURN, written
+from shoestring.estimate.rates import added
+from shoestring.records import Artifact, Problem, Quantity, UserError
+from shoestring.stages import _curate_measure, _curate_pool, forecasts
 from shoestring.stages.context import Context, Events, Facts, Forecast, Journal, write_json, write_lines
+from shoestring.stages.sizes import of_sources
 
-PROMPT = 95  # expected tokens of a plain prompt, and of one with worked examples: only the forecast reads these
-SHOT_PROMPT = 420
-NEW = 34  # expected tokens of an answer
+KEPT = 0.9  # expected share of candidates that are neither too easy nor out of reach: only the forecast reads these
+FREE_SECONDS = 2.0  # reading, duplicates, overlap with the evaluation sets
+LARGE_SECONDS = 5.0, 0.0002  # starting Daft, and a row made and taken through every free step (60,467 in 21 s, one core)
+SELECTORS = ("s1", "random", "longest", "band", "k-centre")
 
 
 @dataclass(frozen=True)
@@ -28,9 +31,13 @@ class Config:
     """sources: where problems come from; against: sources whose test problems must stay unseen.
 
     count: problems to choose; candidates: problems whose pass rate is measured; samples: answers each, after `shots`
-    worked examples, kindly read (the last number counts). A problem answered right more often than `too_easy` leaves;
-    a family whose mean pass rate is outside [family_low, family_high] leaves whole. within: how a family's problems
-    are drawn (see data.select).
+    worked examples, kindly read (the last number counts); 0 asks nobody. models: others that answer besides the base. A
+    recorded pass rate (rows with `pass_rate` or `rates`) is taken as it is and costs nothing. A problem that any of them
+    solves more often than `too_easy` leaves; a family whose mean pass rate is outside [family_low, family_high] leaves whole.
+    with_trace: only problems with a worked solution or a recorded trace (rows with `tokens`).
+    select: how the rest is chosen (data.selectors); within: how "s1" draws inside a family (data.select); band: pass rates
+    that "band" takes. order: of the chosen, "easy-first" by pass rate (sft: order = "given" trains in it).
+    language: "en" drops what is not English; clusters: domains that are made where rows have none.
     """
 
     sources: list[str] = field(default_factory=list)
@@ -44,7 +51,14 @@ class Config:
     too_easy: float = 0.99
     family_low: float = 0.0
     family_high: float = 0.9
-    within: str = "uniform"
+    within: Literal["uniform", "length"] = "uniform"
+    models: list[str] = field(default_factory=list)
+    with_trace: bool = False
+    select: Literal["s1", "random", "longest", "band", "k-centre"] = "s1"
+    band: list[float] = field(default_factory=lambda: [0.1, 0.9])
+    order: Literal["as-drawn", "easy-first"] = "as-drawn"
+    language: Literal["any", "en"] = "any"
+    clusters: int = 50
 
     def __post_init__(self) -> None:
         if not self.sources:
@@ -53,175 +67,255 @@ class Config:
             raise ValueError(
                 f"candidates = {self.candidates} must be at least count = {self.count}, and count positive"
             )
-        if self.samples < 1:
-            raise ValueError(f"samples = {self.samples}: a pass rate needs at least one")
-        if self.within not in ("uniform", "length"):
-            raise ValueError(f"within = {self.within!r} must be 'uniform' or 'length'")
+        if self.samples < 0:
+            raise ValueError(f"samples = {self.samples} cannot be negative")
+        if self.models and not self.samples:
+            raise ValueError("models are asked for samples answers, and samples = 0 asks nobody: set samples")
+        for key, known in (
+            ("within", ("uniform", "length")), ("select", SELECTORS), ("order", ("as-drawn", "easy-first")),
+            ("language", ("any", "en")),
+        ):  # fmt: skip
+            if getattr(self, key) not in known:
+                raise ValueError(f"{key} = {getattr(self, key)!r} must be one of {', '.join(map(repr, known))}")
+        if self.within != "uniform" and self.select != "s1":
+            raise ValueError(f'within is for select = "s1"; {self.select!r} does not read it')
         if not 0 <= self.family_low < self.family_high <= 1:
             raise ValueError("family_low and family_high must satisfy 0 <= family_low < family_high <= 1")
+        if len(self.band) != 2 or not 0 <= self.band[0] <= self.band[1] <= 1:
+            raise ValueError(f"band = {self.band} must be two pass rates, [low, high]")
+        if self.clusters < 1:
+            raise ValueError(f"clusters = {self.clusters} must be at least 1")
+
+
+def check(config: Config, base: str) -> None:
+    """UserError, before anything is spent, for another model that is not here. `base` is opened by the pipeline."""
+    from shoestring.data import sources as of
+
+    for model in config.models:
+        _curate_measure.located(model)
+    for spec in config.sources:
+        if not of.is_generated(spec):
+            next(iter(of.stream(spec, "train")), None)  # opened, and its columns' names looked at
 
 
 def forecast(config: Config, facts: Facts) -> Forecast:
+    """Answers of the untrained model after worked examples, which are computed once a family and chunk of 96."""
+    sizes = of_sources(tuple(config.sources), "train") or facts.sizes
+    facts = replace(facts, sizes=sizes)
     answers = config.candidates * config.samples
-    rate = facts.profile.tokens_for(facts.profile.decode_tokens, facts.shape.parameters()).mid
-    prompt_rate = facts.profile.tokens_for(facts.profile.prefill_tokens, facts.shape.parameters()).mid
-    rows = config.candidates * 70 + SHOT_PROMPT * 8  # worked examples are computed once a family
-    seconds = answers * NEW / rate + rows / prompt_rate + 6
-    return Forecast(
-        (facts.seconds(seconds),),
-        tokens=answers * NEW + rows,
-        flops=config.candidates * generation_flops(facts.shape, 70, NEW, config.samples),
-        memory_bytes=sum(decoding_bytes(facts.shape, 96, SHOT_PROMPT + config.max_new).values()),
-        problems=config.count,
-        essential=True,
-    )
+    new = written(sizes, config.max_new, facts.trained)
+    prefix = config.shots * (sizes.body + sizes.trace() + TURN)
+    chunks = -(-answers // forecasts.ROWS)
+    rows = config.candidates * sizes.own + chunks * len(config.sources) * prefix if answers else 0
+    seconds, flops, memory, fits = forecasts.answering(facts, answers, new, rows, config.max_new)
+    rates = facts.rates()
+    large = _curate_pool.is_large(tuple(config.sources))
+    mid = LARGE_SECONDS[0] + LARGE_SECONDS[1] * _curate_pool.expected(config.sources) if large else FREE_SECONDS
+    free = Quantity(0.5 * mid, mid, 3 * mid, "literature")
+    parts = [free] if not answers else [seconds, rates.load(), free]
+    notes: tuple[str, ...] = ()
+    for model in config.models:
+        again, note = _other(model, facts, seconds)
+        parts, notes = [*parts, again, rates.load()], (*notes, note)
+    if not answers:
+        memory, fits, flops = {}, None, 0.0
+    if traced := 0.0 if sizes.answer else _curate_pool.recorded_tokens(tuple(config.sources)):
+        sizes = replace(sizes, answer=traced)  # what a recorded teacher will say
+    problems = min(config.count, round(KEPT * config.candidates)) if answers and not large else config.count
+    return facts.forecast(
+        added(*parts), tokens=round(answers * (sizes.prompt + prefix + new)), flops=flops,
+        parts={"answers": flops}, memory_bytes=sum(memory.values()), memory=memory, fits=fits,
+        problems=problems, sampled=config.samples, sizes=sizes, essential=True, notes=notes,
+    )  # fmt: skip
+
+
+def _other(model: str, facts: Facts, seconds: Quantity) -> tuple[Quantity, str]:
+    """The base's seconds, scaled by the weights that a token passes through."""
+    from shoestring.estimate.headers import model_shape
+
+    shape = model_shape(str(_curate_measure.located(model)))
+    scale = shape.active_parameters() / max(1, facts.shape.active_parameters())
+    around = Quantity(0.4 * scale * seconds.mid, scale * seconds.mid, 2.5 * scale * seconds.mid, "literature")
+    return around, f"{Path(model).name} has {scale:.3g} times the base's weights"
 
 
 def reads(config: Config, trained: bool) -> list[tuple[str, str]]:
-    """(source, split) of everything that will be read, so that a wrong file is found before a dollar is spent."""
-    return [(s, "train") for s in config.sources] + [(s, "test") for s in config.against]
+    """(source, split) of everything that will be read, so that a wrong file is found before a dollar is spent.
+
+    Of a large pool, whose bad rows are counted and not fatal, only a few generated problems are made.
+    """
+    from shoestring.data import sources as of
+
+    unseen = [(s, "test") for s in config.against]
+    if not _curate_pool.is_large(tuple(config.sources)):
+        return [(s, "train") for s in config.sources] + unseen
+    made = [s for s in config.sources if of.is_generated(s)]
+    return [(s if s.startswith("bundled:") else _curate_pool.tried(s), "train") for s in made] + unseen
 
 
-def free_steps(config: Config, seed: int) -> tuple[list[Problem], list[dict], list[dict]]:
-    """(problems left, funnel rows, trap rows) of everything that costs nothing."""
-    from shoestring.data import decontaminate, dedupe, funnel, quality, traps
-    from shoestring.stages.workbench import load_problems
-
-    pool = load_problems(config.sources, "train")
-    unseen = load_problems(config.against, "test") if config.against else []
-    steps = funnel.Funnel()
-    steps.start(len(pool), "problems with an answer that can be checked")
-    kept, why = quality.filter_problems(pool)
-    steps.add("quality", len(pool), len(kept), funnel.Funnel.reasons(why))
-    distinct = dedupe.exact(kept)
-    steps.add("duplicates", len(kept), len(distinct), "the same question twice")
-    clean = decontaminate.decontaminate(distinct, unseen)
-    steps.add(
-        "decontamination", len(distinct), len(clean.kept), f"shares operands or text with {len(unseen)} unseen problems"
-    )
-    found = traps.inspect(clean.kept)
-    refused = {t.family for t in found if t.verdict == "refuse"}
-    honest = [p for p in clean.kept if p.domain not in refused]
-    note = f"families where one answer is right too often: {', '.join(sorted(refused))}" if refused else "no trap found"
-    steps.add("traps", len(clean.kept), len(honest), note)
-    if not honest:
-        raise UserError(f"curate: every family is a trap ({', '.join(sorted(refused))}); name other sources")
-    rows = [
-        {"family": t.family, "commonest_answer": t.answer, "share": round(t.share, 4), "verdict": t.verdict}
-        for t in found
-    ]
-    return honest, [dict(r) for r in steps.rows()], rows
+def free_steps(config: Config, context: Context) -> tuple[_curate_pool.Pool, list[dict[str, Any]]]:
+    """(problems left and the funnel so far, trap rows) of everything that costs nothing."""
+    if config.language != "any" or _curate_pool.is_large(tuple(config.sources)):
+        folder = context.folder / "pool"
+        found, traps = _curate_pool.large(
+            config.sources, config.against, folder, config.language, config.clusters, context.seed
+        )
+    else:
+        found, traps = _curate_pool.small(config.sources, config.against, config.clusters, context.seed)
+    if config.with_trace:
+        kept = [p for p in found.problems if p.id in found.traced]
+        found.step("with a trace", kept, "no worked solution and no recorded trace: nothing to learn from")
+        if not kept:
+            raise UserError("curate: no problem has a worked solution or a recorded trace; leave with_trace out")
+    return found, traps
 
 
 def run(config: Config, inputs: Mapping[str, Path], context: Context) -> Events:
-    from shoestring.data import select
-    from shoestring.stages.workbench import spread
+    from shoestring.data import curriculum
 
-    honest, funnel, traps = free_steps(config, context.seed)
+    pool, traps = free_steps(config, context)
     yield Artifact("traps", write_json(context.run_dir / "traps.json", traps))
-    families = sorted({p.domain for p in honest})
-    drawn = spread(honest, -(-config.candidates // len(families)), context.seed)[: config.candidates]
-    funnel.append(
-        {
-            "step": "candidates", "before": len(honest), "after": len(drawn),
-            "why": "drawn evenly over families: a pass rate costs money",
-        }
+    honest = pool.problems
+    drawn = _draw(config, context, pool)
+    rates, journal = dict(pool.rates), Journal(context.folder / "samples.jsonl")
+    named = {id: dict(r) for id, r in pool.named.items()}
+    asked = [p for p in drawn if p.id not in pool.rates] if config.samples else []
+    if asked:
+        yield from _measure(config, context, asked, pool, honest, journal, rates, named)
+        drawn = [p for p in drawn if p.id in rates]  # a budget stop leaves some unmeasured
+        if not drawn:
+            return  # stopped before the first answer
+    pool.problems = drawn
+    reachable = _families_in_band(config, drawn, rates, {p.domain for p in honest})
+    who = "base model" if not pool.rates and not config.models else "models that tried it"
+    pool.step(
+        "families in reach", [p for p in drawn if p.domain in reachable],
+        f"mean pass rate of the {who} in [{config.family_low:g}, {config.family_high:g}]",
     )  # fmt: skip
-    journal = Journal(context.folder / "samples.jsonl")
-    yield from _measure(config, context, drawn, honest, journal)
-    hits: dict[str, list[float]] = {}
-    for row in journal.rows():
-        hits.setdefault(row["problem_id"], []).append(row["lenient"])
-    if not hits:
-        return  # stopped before the first answer
-    drawn = [p for p in drawn if p.id in hits]  # a budget stop leaves some unmeasured
-    rates = {p.id: sum(hits[p.id]) / len(hits[p.id]) for p in drawn}
-    reachable = _families_in_band(config, drawn, rates)
-    inside = [p for p in drawn if p.domain in reachable]
-    funnel.append(
-        {
-            "step": "families in reach", "before": len(drawn), "after": len(inside),
-            "why": f"mean pass rate of the base model in [{config.family_low:g}, {config.family_high:g}]",
-        }
+    of = f"{config.samples} samples" if not pool.rates else "the samples, measured or recorded"
+    pool.step(
+        "difficulty", [p for p in pool.problems if rates.get(p.id, 0.0) <= config.too_easy],
+        f"right in more than {config.too_easy:.0%} of {of}: nothing to learn",
     )  # fmt: skip
-    hard = [p for p in inside if rates[p.id] <= config.too_easy]
-    funnel.append(
-        {
-            "step": "difficulty", "before": len(inside), "after": len(hard),
-            "why": f"right in more than {config.too_easy:.0%} of {config.samples} samples: nothing to learn",
-        }
-    )  # fmt: skip
-    lengths = {p.id: len(p.solution or "") for p in hard}
-    chosen = select.select(hard, rates, lengths, config.count, context.seed, config.within)  # pyright: ignore[reportArgumentType]
+    chosen = _chosen(config, context, pool, rates)
     counts = Counter(p.domain for p in chosen)
-    funnel.append(
-        {
-            "step": "diversity", "before": len(hard), "after": len(chosen),
-            "why": "uniform over families: " + ", ".join(f"{d} {n}" for d, n in sorted(counts.items())),
-        }
-    )  # fmt: skip
+    how = "uniform over families" if config.select == "s1" else f"chosen by {config.select}"
+    pool.step("diversity", chosen, f"{how}: " + ", ".join(f"{d} {n}" for d, n in sorted(counts.items())))
     if not chosen:
         raise UserError("curate: no problem is left after the filters; the report's funnel says where they went")
-    rows = [{**asdict(p), "pass_rate": rates[p.id]} for p in chosen]
+    if config.order == "easy-first":
+        chosen = curriculum.easy_first(chosen, rates, pool.lengths)
+    by_id = {r["id"]: r for r in pool.rows(chosen)}
+    rows = [{**by_id[p.id], "pass_rate": rates.get(p.id)} | _extra(p.id, named) for p in chosen]
     yield Artifact("problems", write_lines(context.run_dir / "problems.jsonl", rows), {"count": len(rows)})
-    rest = [{**asdict(p), "pass_rate": rates.get(p.id)} for p in honest if p.domain in reachable]
-    yield Artifact("pool", write_lines(context.folder / "pool.jsonl", rest), {"count": len(rest)})
-    yield Artifact("funnel", write_json(context.run_dir / "funnel.json", funnel))
-    yield Artifact("samples-of-base", journal.path, {"count": len(journal.rows())})
+    rest = [p for p in honest if p.domain in reachable]
+    left = ({**r, "pass_rate": rates.get(r["id"])} for r in pool.rows(rest))
+    yield Artifact("pool", write_lines(context.folder / "pool.jsonl", left), {"count": len(rest)})
+    yield Artifact("domains", write_json(context.run_dir / "domains.json", _domains(honest, chosen, rates, config.select)))
+    yield Artifact("funnel", write_json(context.run_dir / "funnel.json", pool.funnel))
+    if journal.chunks:
+        yield Artifact("samples-of-base", journal.path, {"count": len(journal.rows())})
 
 
-def _families_in_band(config: Config, problems: list[Problem], rates: Mapping[str, float]) -> set[str]:
+def _draw(config: Config, context: Context, pool: _curate_pool.Pool) -> list[Problem]:
+    """Problems whose pass rate is recorded, and as many others as may be asked about (all of them, if nobody is)."""
+    from shoestring.stages.workbench import spread
+
+    honest = pool.problems
+    unknown = [p for p in honest if p.id not in pool.rates]
+    if not config.samples or not unknown:
+        return honest
+    families = sorted({p.domain for p in unknown})
+    drawn = spread(unknown, -(-config.candidates // len(families)), context.seed)[: config.candidates]
+    why = "drawn evenly over families: a pass rate costs money"
+    if known := [p for p in honest if p.id in pool.rates]:
+        why += f"; {len(known)} have one recorded"
+    pool.step("candidates", [*drawn, *known], why)
+    return pool.problems
+
+
+def _measure(
+    config: Config, context: Context, asked: list[Problem], pool: _curate_pool.Pool, honest: list[Problem], journal: Journal,
+    rates: dict[str, float], named: dict[str, dict[str, float]],
+) -> Events:  # fmt: skip
+    """Every model answers; `rates` gets the highest rate of each problem that all of them have tried."""
+    shots = _examples(config, context.seed, pool, honest)
+    whole = pool.whole(asked)
+    steps = len(_curate_measure.chunks_of(config, whole, context.seed))
+    journals = [journal]
+    yield from _curate_measure.measure(config, context, whole, shots, journal)
+    for n, model in enumerate(config.models, 1):
+        journals.append(Journal(context.folder / f"samples-{n}.jsonl"))
+        yield from _curate_measure.measure(config, context, whole, shots, journals[-1], model, n * steps)
+    every = [_curate_measure.rates_of(j.rows()) for j in journals]
+    for p in asked:
+        if all(p.id in r for r in every):
+            rates[p.id] = max(r[p.id] for r in every)
+            if config.models:
+                names = [_curate_measure.BASE, *config.models]
+                named[p.id] = {m: r[p.id] for m, r in zip(names, every, strict=True)}
+
+
+def _examples(config: Config, seed: int, pool: _curate_pool.Pool, honest: list[Problem]) -> dict[str, list[Problem]]:
+    """Worked examples of each family that are no candidates."""
+    from shoestring.stages.prompts import choose_shots
+
+    taken = {p.id for p in pool.problems}
+    few = choose_shots([p for p in honest if p.id not in taken and p.id in pool.solved], config.shots, seed)
+    whole = {p.id: p for p in pool.whole([p for ps in few.values() for p in ps])}
+    return {domain: [whole[p.id] for p in ps] for domain, ps in few.items()}
+
+
+def _families_in_band(
+    config: Config, problems: list[Problem], rates: Mapping[str, float], families: set[str]
+) -> set[str]:
+    """Families whose mean pass rate is in the band. Where nobody is asked, families without a recorded rate stay too."""
     by: dict[str, list[float]] = {}
     for p in problems:
-        by.setdefault(p.domain, []).append(rates[p.id])
-    return {d for d, r in by.items() if config.family_low <= sum(r) / len(r) <= config.family_high}
+        if p.id in rates:
+            by.setdefault(p.domain, []).append(rates[p.id])
+    inside = {d for d, r in by.items() if config.family_low <= sum(r) / len(r) <= config.family_high}
+    return inside if config.samples else inside | (families - set(by))
 
 
-def _measure(config: Config, context: Context, drawn: list[Problem], pool: list[Problem], journal: Journal) -> Events:
-    """Sample the base model on every candidate, a chunk at a time; done chunks are read back on resume."""
-    from shoestring.stages.prompts import choose_shots, few_shot
+def _chosen(config: Config, context: Context, pool: _curate_pool.Pool, rates: Mapping[str, float]) -> list[Problem]:
+    from shoestring.data import select, selectors
 
-    size = 96
-    mixed = random.Random(context.seed).sample(drawn, len(drawn))  # a budget stop leaves every family measured alike
-    chunks = [mixed[i : i + size // config.samples or 1] for i in range(0, len(mixed), size // config.samples or 1)]
-    if all(f"{i}" in journal.chunks for i in range(len(chunks))):
-        return
-    from shoestring import rewards
-    from shoestring.generate.engine import Engine, Request
-    from shoestring.generate.sampling import request_seed
-    from shoestring.models.tokenizer import Tokenizer
-    from shoestring.stages.workbench import open_model, sample, trace_row
+    if config.select == "s1":
+        return select.select(pool.problems, rates, pool.lengths, config.count, context.seed, config.within)
 
-    chosen = {p.id for p in drawn}
-    shots = choose_shots([p for p in pool if p.id not in chosen and p.solution], config.shots, context.seed)
-    started = context.clock()
-    tokenizer = Tokenizer(context.base)
-    model, _ = open_model(context)
-    engine = Engine(model, size)
-    pace = context.first(60.0)
-    for i, chunk in enumerate(chunks):
-        if f"{i}" in journal.chunks:
-            continue
-        if (yield context.intent(i, pace.upper(), "pass rates")) == "stop":
-            return
-        began = started if i == 0 else context.clock()
-        requests, problems = [], []
-        for p in chunk:
-            prompt = tokenizer.chat(few_shot(p, shots.get(p.domain, [])))
-            for k in range(config.samples):
-                seed = request_seed(context.seed, int(p.id, 16), k)
-                stop = frozenset([tokenizer.end])
-                requests.append(Request(prompt, config.max_new, config.temperature, seed, stop))
-                problems.append(p)
-        traces = sample(engine, requests, problems, tokenizer, "base")
-        lenient = rewards.get("lenient")
-        journal.append(
-            f"{i}", [trace_row(t, lenient=lenient.grade(t.text, p)) for t, p in zip(traces, problems, strict=True)]
-        )
-        seconds = context.clock() - began
-        pace.add(seconds)
-        tokens = sum(len(t.tokens) for t in traces)
-        yield StepReport(
-            context.stage, i + 1, len(chunks), seconds, tokens, tokens,
-            reward=sum(t.score or 0.0 for t in traces) / len(traces),
-        )  # fmt: skip
+    def vectors() -> Any:
+        from shoestring.data import domains
+        from shoestring.data.embed import HashedTfIdf
+
+        prompts = [p.prompt for p in pool.whole(pool.problems)]
+        return HashedTfIdf(prompts[: domains.FIT])(prompts)
+
+    known = {id: n for id, n in pool.lengths.items() if n}
+    looked = selectors.Pool(pool.problems, rates, known, (config.band[0], config.band[1]), vectors)
+    try:
+        return selectors.choose(config.select, looked, config.count, context.seed)
+    except ValueError as e:
+        raise UserError(f"curate: select: {e}") from None
+
+
+def _extra(id: str, named: Mapping[str, dict[str, float]]) -> dict[str, Any]:
+    return {"rates": named[id]} if named.get(id) else {}
+
+
+def _domains(
+    honest: list[Problem], chosen: list[Problem], rates: Mapping[str, float], selector: str
+) -> list[dict[str, Any]]:
+    """A row a domain, the largest first: problems before difficulty and choice, chosen ones, and their mean pass rate."""
+    sizes, taken = Counter(p.domain for p in honest), Counter(p.domain for p in chosen)
+    known: dict[str, list[float]] = {}
+    for p in chosen:
+        if p.id in rates:
+            known.setdefault(p.domain, []).append(rates[p.id])
+    return [
+        {
+            "domain": d, "pool": n, "chosen": taken[d], "selector": selector,
+            "pass_rate": round(sum(known[d]) / len(known[d]), 4) if d in known else None,
+        }
+        for d, n in sorted(sizes.items(), key=lambda i: (-i[1], i[0]))
+    ]  # fmt: skip

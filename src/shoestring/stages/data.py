@@ -15,10 +15,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from shoestring.records import Artifact, Problem, StepReport, UserError, content_hash
+from shoestring.estimate.lengths import AFTER, BEFORE, Sizes
+from shoestring.records import Artifact, Problem, Quantity, StepReport, UserError, content_hash
+from shoestring.stages import sizes
 from shoestring.stages.context import Context, Events, Facts, Forecast, write_lines
 
 GIVES = ("auto", "traces", "problems", "pool")
+SAMPLED = 200  # rows whose lengths are looked at for the plan
 READ_A_SECOND = {True: 500.0, False: 20000.0}  # rows, of the hub and of a file: only the forecast reads these
 
 
@@ -29,7 +32,9 @@ class Config:
     split, config: of a hub id; format: see data.formats, "auto" goes by the columns; limit: the first rows only (0: all).
     turns: "every" assistant turn of a conversation carries loss, or the "last" one only. give: what is handed over,
     "traces" (conversations; of problems, their worked solutions), "problems" (for distill) or "pool" (for grpo); "auto"
-    is traces for conversations and pool for problems.
+    is traces for conversations and pool for problems. expect_rows, expect_tokens: what a plan takes for a hub id that is not
+    downloaded yet: its rows, and the tokens of a row, question and answer together (0: the hub is asked, and read);
+    expect_longest: tokens of its longest row.
     """
 
     dataset: str
@@ -39,9 +44,16 @@ class Config:
     limit: int = 0
     turns: str = "every"
     give: str = "auto"
+    expect_rows: int = 0
+    expect_tokens: int = 0
+    expect_longest: int = 0
 
     def __post_init__(self) -> None:
         from shoestring.data.formats import FORMATS
+
+        for key in ("expect_rows", "expect_tokens", "expect_longest"):
+            if getattr(self, key) < 0:
+                raise ValueError(f"{key} = {getattr(self, key)} cannot be below zero; 0 leaves it to the data set")
 
         if not self.dataset.strip():
             raise ValueError("dataset is empty: name a file, a hub id or a source such as 'bundled:chain_sum'")
@@ -83,18 +95,43 @@ def gives(config: Config) -> str:
 def forecast(config: Config, facts: Facts) -> Forecast:
     from shoestring.data import sources
 
+    if config.expect_rows and not sources.is_generated(config.dataset) and not Path(config.dataset).expanduser().exists():
+        rows = min(config.expect_rows, config.limit or config.expect_rows)
+        what = "traces" if config.give == "auto" else config.give
+        return _forecast(config, facts, rows, what, True, _expected(config, facts))
     stated = None if config.limit else sources.count(config.dataset, config.split, config.config)
     if stated is not None:  # of a large stream, what the hub says is enough for the plan
-        return _forecast(facts, stated, "traces" if config.give == "auto" else config.give, True)
+        what = "traces" if config.give == "auto" else config.give
+        return _forecast(config, facts, stated, what, True, _expected(config, facts))
     rows = read(config)
     what = gives(config)
-    return _forecast(facts, len(traces(config)) if what == "traces" else len(rows), what, False)
+    if what != "traces":
+        problems = [r.item for r in rows[:SAMPLED] if isinstance(r.item, Problem)]
+        found = sizes.of_pairs([(p.prompt, p.solution or "") for p in problems])
+        return _forecast(config, facts, len(rows), what, False, found)
+    made = traces(config)
+    step = max(1, len(made) // SAMPLED)
+    texts = [("\n".join(m["content"] for m in r["messages"][:-1]), r["text"]) for r in made[::step]]
+    return _forecast(config, facts, len(made), what, False, sizes.of_pairs(texts))
 
 
-def _forecast(facts: Facts, n: int, what: str, remote: bool) -> Forecast:
-    return Forecast(
-        (facts.seconds(2.0 + n / READ_A_SECOND[remote]),), low=0.3, high=3.0, essential=True,
+def _expected(config: Config, facts: Facts) -> Sizes:
+    """Sizes of rows that cannot be read yet: an eighth of a row's tokens, at most 250, is taken for the question."""
+    if not config.expect_tokens:
+        return facts.sizes
+    question = min(250.0, config.expect_tokens / 8)
+    return Sizes(
+        prompt=BEFORE + question + AFTER, answer=max(1.0, config.expect_tokens - question), shared=0.0,
+        longest=float(config.expect_longest), stated=True,
+    )  # fmt: skip
+
+
+def _forecast(config: Config, facts: Facts, n: int, what: str, remote: bool, found: Sizes | None) -> Forecast:
+    seconds = 2.0 + n / READ_A_SECOND[remote]
+    return facts.forecast(
+        Quantity(0.3 * seconds, seconds, 3 * seconds, "literature"), by_length=False, essential=True, sizes=found,
         traces=n if what == "traces" else None, problems=n if what == "problems" else None,
+        notes=(f"{n} rows as the recipe expects them",) if remote and config.expect_rows else (),
     )  # fmt: skip
 
 

@@ -6,19 +6,21 @@ Chunks that were graded are read back on resume. Where the money ends in the mid
 
 from __future__ import annotations
 
+import contextlib
 import random
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from shoestring.estimate.flops import generation_flops
-from shoestring.estimate.memory import decoding_bytes
+from shoestring.estimate.lengths import TURN, written
+from shoestring.estimate.rates import added
 from shoestring.records import Artifact, Problem, StepReport, UserError
-from shoestring.stages import scoring
-from shoestring.stages.context import Context, Events, Facts, Forecast, Journal, write_json, write_lines
+from shoestring.stages import forecasts, scoring
+from shoestring.stages.context import Context, Events, Facts, Forecast, Journal, Overrun, write_json, write_lines
+from shoestring.stages.sizes import drawn, of_sources
 
-PROMPT, NEW = 58, 30
+HELDOUT = 1500  # tokens of the plain text that ships
 
 
 @dataclass(frozen=True)
@@ -44,21 +46,34 @@ class Config:
             raise ValueError("per_family and max_new must be above zero, shots not below")
 
 
-def _count(config: Config, trained: bool) -> int:
-    asked = len(config.sources) * config.per_family * (1 if trained or not config.shots else 2)
-    return asked + len(config.untrained) * config.untrained_per_family
+def _count(config: Config, trained: bool) -> tuple[int, int]:
+    """(questions in all, families of the sources): a file may hold many families, or fewer problems than are asked for."""
+    unseen, families = drawn(config.sources, "test", config.per_family)
+    others, _ = drawn(config.untrained, "test", config.untrained_per_family)
+    return unseen * (1 if trained or not config.shots else 2) + others, families
 
 
 def forecast(config: Config, facts: Facts) -> Forecast:
-    n = _count(config, facts.trained)
-    rate = facts.profile.tokens_for(facts.profile.decode_tokens, facts.shape.parameters()).mid
-    prompt_rate = facts.profile.tokens_for(facts.profile.prefill_tokens, facts.shape.parameters()).mid
-    seconds = n * NEW / rate + n * PROMPT / prompt_rate + 9
-    flops = n * generation_flops(facts.shape, PROMPT, NEW)
-    memory = sum(decoding_bytes(facts.shape, 96, 420 + config.max_new).values())
-    return Forecast(
-        (facts.seconds(seconds),), tokens=n * (PROMPT + NEW), flops=flops, memory_bytes=memory, essential=True
-    )
+    """Greedy answers, 96 at a time; worked examples are computed once a family and chunk, what neighbours share once."""
+    found = of_sources(tuple(config.sources), "test")
+    sizes = replace(found, answer=found.answer or facts.sizes.answer) if found else facts.sizes
+    facts = replace(facts, sizes=sizes)
+    n, families = _count(config, facts.trained)
+    new = written(sizes, config.max_new, facts.trained)
+    rows = n * sizes.own
+    few = n // 2 if config.shots and not facts.trained else 0
+    if few:
+        chunks = -(-few // forecasts.ROWS)
+        rows += chunks * families * config.shots * (sizes.body + sizes.trace() + TURN)
+    seconds, flops, memory, fits = forecasts.answering(facts, n, new, rows, config.max_new)
+    rates = facts.rates()
+    parts = [seconds, rates.load()]
+    if config.heldout:
+        parts.append(rates.prefill(2 * HELDOUT, 512))  # once more for the logits of every token
+    return facts.forecast(
+        added(*parts), tokens=round(n * (sizes.prompt + new)), flops=flops, memory_bytes=sum(memory.values()), memory=memory,
+        fits=fits, parts={"answers": flops}, essential=True, sizes=sizes if found and not facts.sizes.answer else None,
+    )  # fmt: skip
 
 
 def reads(config: Config, trained: bool) -> list[tuple[str, str]]:
@@ -120,16 +135,22 @@ def run(config: Config, inputs: Mapping[str, Path], context: Context) -> Events:
             break
         began = started if i == 0 else context.clock()
         stop = frozenset([tokenizer.end])
-        done = engine.generate([Request(tokenizer.chat(asks[k].messages), config.max_new, stop=stop) for k in chunk])
+        try:
+            done = engine.generate([Request(tokenizer.chat(asks[k].messages), config.max_new, stop=stop) for k in chunk])
+        except Overrun:  # the chunk is lost, what was graded is the score
+            stopped = True
+            break
         rows: list[dict[str, Any]] = []
-        for k, answer in zip(chunk, done, strict=True):
-            ask, text = asks[k], clean(answer.tokens, tokenizer)
+        texts, asked = [clean(answer.tokens, tokenizer) for answer in done], [asks[k].problem for k in chunk]
+        graded = rewards.score_all(texts, asked, lengths=[len(answer.tokens) for answer in done])
+        for k, answer, text, verdict in zip(chunk, done, texts, graded, strict=True):
+            ask = asks[k]
             rows.append(
                 {
                     "at": k, "benchmark": ask.benchmark, "family": ask.problem.domain, "problem_id": ask.problem.id,
                     "prompting": ask.prompting, "prompt": ask.problem.prompt, "answer": ask.problem.answer,
                     "text": text, "tokens": len(answer.tokens),
-                    "strict": int(rewards.get(ask.problem.grader).grade(text, ask.problem) == 1.0),
+                    "strict": int(verdict.score == 1.0),
                     "lenient": int(lenient.grade(text, ask.problem) == 1.0),
                 }
             )  # fmt: skip
@@ -138,7 +159,8 @@ def run(config: Config, inputs: Mapping[str, Path], context: Context) -> Events:
         pace.add(seconds)
         tokens = sum(r["tokens"] for r in rows)
         right = sum(r["strict"] for r in rows) / len(rows)
-        yield StepReport(context.stage, i + 1, len(chunks), seconds, tokens, tokens, reward=right)
+        extra = {"verdicts": rewards.tally(graded)}
+        yield StepReport(context.stage, i + 1, len(chunks), seconds, tokens, tokens, reward=right, extra=extra)
     if not any(r["benchmark"] == scoring.UNSEEN for r in journal.rows()):
         return
     head: dict[str, Any] = {"measured": context.model_name, "usd": context.accrued()}
@@ -146,9 +168,10 @@ def run(config: Config, inputs: Mapping[str, Path], context: Context) -> Events:
     # without money for it the score stands without the loss
     if config.heldout and not stopped and (yield context.intent(len(chunks) + 1, upper, "loss on plain text")) != "stop":
         began = context.clock()
-        head["loss"], n = plain_text_loss(model, tokenizer)
-        head["loss_tokens"] = n
-        yield StepReport(context.stage, len(chunks) + 1, len(chunks) + 1, context.clock() - began, n, n)
+        with contextlib.suppress(Overrun):
+            head["loss"], head["loss_tokens"] = plain_text_loss(model, tokenizer)
+        if n := head.get("loss_tokens"):
+            yield StepReport(context.stage, len(chunks) + 1, len(chunks) + 1, context.clock() - began, n, n)
     verdicts = context.run_dir / "verdicts"
     ordered = sorted(journal.rows(), key=lambda r: r["at"])
     place = context.position
@@ -167,12 +190,12 @@ def plain_text_loss(model: Any, tokenizer: Any, window: int = 512) -> tuple[floa
     from shoestring.records import Document
     from shoestring.train.losses import linear_logprobs
 
-    ids = tokenizer.encode(heldout_text())
+    ids, device = tokenizer.encode(heldout_text()), model.output_weight.device
     total, count = 0.0, 0
     with torch.no_grad():
         for at in range(0, len(ids) - 1, window):
-            part = torch.tensor(ids[at : at + window + 1])
-            hidden = model.hidden(part[:-1], torch.arange(len(part) - 1), [Document(0, len(part) - 1)])
+            part = torch.tensor(ids[at : at + window + 1], device=device)
+            hidden = model.hidden(part[:-1], torch.arange(len(part) - 1, device=device), [Document(0, len(part) - 1)])
             logprob, _ = linear_logprobs(hidden, model.output_weight, part[1:])
             total -= float(logprob.sum())
             count += len(part) - 1

@@ -9,22 +9,28 @@ from __future__ import annotations
 
 import math
 import random
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from shoestring.estimate.flops import ModelShape, generation_flops, training_flops
+from shoestring.estimate.lengths import grown, written
 from shoestring.estimate.memory import MemoryForecast, rollout_bytes
+from shoestring.estimate.rates import added
 from shoestring.records import Artifact, Example, Problem, StepReport, Trace, UserError
+from shoestring.stages import forecasts, probing, scoring
 from shoestring.stages.context import Context, Events, Facts, Forecast, read_lines, write_lines
 from shoestring.stages.trainer import Trainer, TrainerConfig
 
 if TYPE_CHECKING:
     from shoestring.generate.engine import Engine
     from shoestring.models.tokenizer import Tokenizer
+    from shoestring.rewards._mixture import Mixture
 
-PROMPT, NEW, VARIED = 58, 30, 0.6  # forecast only: tokens, and the share of groups with variance
+VARIED = 0.6  # expected share of groups with variance: only the forecast reads it
+PROMPT = 64  # tokens of a prompt that room is kept for beside the answers
 
 
 @dataclass(frozen=True)
@@ -33,7 +39,8 @@ class Config(TrainerConfig):
 
     scale: "std" divides advantages by the group's deviation (grpo), "none" does not (dr_grpo). The ratio is clipped to
     [1 - clip_low, 1 + clip_high] (dapo's clip-higher). lr is reached after `warmup` steps and, unless `schedule` says
-    otherwise, held. The keys of every stage that trains (`TrainerConfig`) belong to it too.
+    otherwise, held. rewards: what is paid, name → weight ("grader", a reward's name, "file.py:function"; rewards/_mixture.py);
+    each problem's own grader without it. The keys of every stage that trains (`TrainerConfig`) belong to it too.
     """
 
     steps: int = 24
@@ -47,6 +54,7 @@ class Config(TrainerConfig):
     clip_low: float = 0.2
     clip_high: float = 0.28
     schedule: Literal["cosine", "linear", "constant", "wsd"] = "constant"
+    rewards: dict[str, float] | None = None
 
     def __post_init__(self) -> None:
         for key in ("steps", "prompts", "lr", "max_new", "temperature", "rows"):
@@ -58,29 +66,58 @@ class Config(TrainerConfig):
             raise ValueError(f"scale = {self.scale!r} must be 'std' or 'none'")
         if self.warmup < 0:
             raise ValueError(f"warmup = {self.warmup} is a number of steps, 0 or more")
+        if self.rewards is not None and not self.rewards:
+            raise ValueError("rewards is empty: name at least one, such as { grader = 1.0 }, or leave it out")
         self.check()
 
-    def memory_beside_rollouts(self, shape: ModelShape) -> MemoryForecast:
+    def mixture(self) -> Mixture | None:
+        """What is paid; None for each problem's own grader. Raises UserError for a reward that cannot be loaded."""
+        from shoestring.rewards._mixture import Mixture
+
+        return Mixture(self.rewards) if self.rewards else None
+
+    def memory_beside_rollouts(self, shape: ModelShape, available: int | None = None) -> MemoryForecast:
         """As `memory`, with the engine in the same process."""
-        return self.memory(shape, rollout_bytes(shape, self.prompts * self.group, PROMPT + self.max_new))
+        return self.memory(shape, rollout_bytes(shape, self.prompts * self.group, PROMPT + self.max_new), available)
+
+
+def check(config: Config, base: str) -> None:
+    """UserError, before anything is spent, for a reward that cannot be loaded. `base` is not asked for anything."""
+    config.mixture()
 
 
 def forecast(config: Config, facts: Facts) -> Forecast:
-    answers = config.prompts * config.group
-    rate = facts.profile.tokens_for(facts.profile.decode_tokens, facts.shape.parameters()).mid
+    """Rollouts, their scoring and the update. Answers grow over a run; behaviour log-probabilities come with the rollouts
+    and there is no reference model, so that scoring costs no forward pass, only the logits made again in the update."""
+    sizes, shape, answers = facts.sizes, facts.shape, config.prompts * config.group
+    prompt = max(1, round(sizes.prompt))
+    new = grown(written(sizes, config.max_new, facts.trained), config.steps, config.max_new)
     groups = config.prompts * VARIED
-    flops = groups * config.training_flops(facts.shape, [PROMPT + NEW * config.group], head_tokens=NEW * config.group)
-    flops += groups * training_flops(facts.shape, [1], head_tokens=NEW * config.group) / 3  # logits once more, backward
-    seconds = config.steps * (answers * NEW / rate * 1.3 + flops / facts.profile.train_flops.mid + 0.4) + 14
-    rollout = config.prompts * generation_flops(facts.shape, PROMPT, NEW, config.group)
-    rows = config.steps * (answers * NEW + groups * (PROMPT + NEW * config.group))
-    return Forecast(
-        (facts.seconds(seconds),),
-        tokens=int(rows),
-        flops=config.steps * (flops + rollout),
-        memory_bytes=config.memory_beside_rollouts(facts.shape).total,
-        trains=True,
+    row = prompt + new * config.group  # a group's answers share their prompt's rows
+    once = max(2, round(prompt + new))  # attention is each answer's own
+    heads = max(1, round(new * config.group))
+    each = config.training_flops(shape, [once], head_tokens=max(1, round(new))) * config.group * row / (once * config.group)
+    again = training_flops(shape, [1], head_tokens=heads) / 3
+    update, scored = config.steps * groups * each, config.steps * groups * again
+    rolled, rollout, _, _ = forecasts.answering(
+        facts, config.steps * answers, new, config.steps * config.prompts * sizes.prompt, config.max_new, answers
     )
+    beside = rollout_bytes(shape, answers, prompt + config.max_new)
+    done = forecasts.training(
+        config, facts, update, config.steps * groups * row, prompt + new, groups * config.group, config.steps, scored, beside,
+        prompt + config.max_new,
+    )  # fmt: skip
+    rates, size = facts.rates(), config.checkpoint_bytes(shape)
+    around = rates.around(size, 4.0 if config.lora else 2.0, rolled.mid + done.seconds.mid)
+    if facts.trained and not rates.gpus:
+        around = added(around, rates.store(0.5 * size))  # the stage before left its masters on the disk
+    tokens = config.steps * (answers * new + groups * row)
+    return facts.forecast(
+        added(rolled, done.seconds, around), tokens=round(tokens), flops=update + rollout,
+        parts={"rollouts": rollout, "scoring": 0.0, "update": update}, hardware_flops=rollout + done.hardware,
+        memory_bytes=sum(done.memory.values()), memory=done.memory, fits=done.fits, trains=True, steps=config.steps,
+        notes=(f"answers of {new:.0f} tokens on average, at most {config.max_new}",),
+    )  # fmt: skip
 
 
 def advantages(rewards: Sequence[float], scale: str) -> list[float]:
@@ -127,9 +164,11 @@ def gather_rollouts(context: Context) -> None:
 
 
 def roll(
-    engine: Engine, tokenizer: Tokenizer, questions: Sequence[Problem], config: Config, context: Context, step: int
-) -> list[list[Trace]]:
-    """One group of graded answers a question; the noise is a function of (run seed, step, place, answer)."""
+    engine: Engine, tokenizer: Tokenizer, questions: Sequence[Problem], config: Config, context: Context, step: int,
+    reward: Mixture | None, reasons: Counter[str],
+) -> list[list[Trace]]:  # fmt: skip
+    """One group of graded answers a question; the noise is a function of (run seed, step, place, answer). The verdicts'
+    reasons are counted into `reasons`."""
     from shoestring.generate.engine import Request
     from shoestring.generate.sampling import request_seed
     from shoestring.stages.prompts import plain
@@ -143,21 +182,23 @@ def roll(
             seed = request_seed(context.seed, step, place, k)
             requests.append(Request(prompt, config.max_new, config.temperature, seed, stop))
             problems.append(p)
-    traces = sample(engine, requests, problems, tokenizer, context.stage)
+    traces = sample(engine, requests, problems, tokenizer, context.stage, reward, reasons)
     return [traces[i : i + config.group] for i in range(0, len(traces), config.group)]
 
 
 def learnable(groups: Sequence[Sequence[Trace]], scale: str) -> tuple[list[Example], int, int]:
-    """(examples of the groups with variance, number of groups without, tokens spent on those)."""
+    """(examples of the groups with variance, number of groups without, tokens spent on those). An answer without a score,
+    on which no reward has an opinion, takes no part in its group."""
     data: list[Example] = []
     flat = flat_tokens = 0
     for g in groups:
-        values = [t.score or 0.0 for t in g]
-        if max(values) == min(values):
+        heard = [(t, t.score) for t in g if t.score is not None]
+        values = [score for _, score in heard]
+        if len(set(values)) < 2:
             flat += 1
             flat_tokens += sum(len(t.tokens) for t in g)
         else:
-            data += [to_example(t, a) for t, a in zip(g, advantages(values, scale), strict=True)]
+            data += [to_example(t, a) for (t, _), a in zip(heard, advantages(values, scale), strict=True)]
     return data, flat, flat_tokens
 
 
@@ -177,13 +218,19 @@ def read_pool(inputs: Mapping[str, Path], stage: str) -> dict[str, list[Problem]
 
 
 def told(
-    groups: Sequence[Sequence[Trace]], flat: int, usd: float, rolled: float, measures: Mapping[str, float]
+    groups: Sequence[Sequence[Trace]],
+    flat: int,
+    usd: float,
+    rolled: float,
+    measures: Mapping[str, float],
+    reasons: Mapping[str, int],
 ) -> dict[str, Any]:
     """The report's own measures of a step."""
     traces = [t for g in groups for t in g]
     return {
         "groups": len(groups), "groups_without_variance": flat, "usd_without_variance": usd,
         "rollout_seconds": round(rolled, 3), "mean_length": sum(len(t.tokens) for t in traces) / len(traces),
+        "verdicts": dict(reasons),
         **{k: round(v, 5) for k, v in measures.items()},
     }  # fmt: skip
 
@@ -191,18 +238,28 @@ def told(
 def run(config: Config, inputs: Mapping[str, Path], context: Context) -> Events:
     from shoestring.stages.workbench import trace_row
 
-    pool = read_pool(inputs, context.stage)
+    probe = probing.of(context, inputs, config.steps, config.max_new)
+    pool = probing.without(read_pool(inputs, context.stage), probe)
+    reward = config.mixture()
+    scoring.self_test([p for problems in pool.values() for p in problems], reward, " + ".join(config.rewards or ()))
     from shoestring.generate.engine import Engine
+    from shoestring.models.device import free_bytes
     from shoestring.models.tokenizer import Tokenizer
     from shoestring.train.step import Clip
 
     tokenizer = Tokenizer(context.base)
-    memory = config.memory_beside_rollouts(context.shape)
+    memory = config.memory_beside_rollouts(context.shape, free_bytes())
     trainer = Trainer(config, context, config.steps, config.warmup, config.lr, memory)
     engine = Engine(trainer.model, config.prompts * config.group)
     clip = Clip(config.clip_low, config.clip_high, config.temperature)
     pace = context.first(60.0)
     while trainer.step < config.steps:
+        if probe is not None and (said := (yield from probe.look(trainer, tokenizer))) != "go":
+            if said == "enough":
+                break
+            gather_rollouts(context)
+            yield trainer.stop()
+            return
         if (yield context.intent(trainer.step + 1, pace.upper())) == "stop":
             gather_rollouts(context)
             yield trainer.stop()
@@ -210,7 +267,8 @@ def run(config: Config, inputs: Mapping[str, Path], context: Context) -> Events:
         began = context.clock()
         engine.refresh()
         questions = draw(pool, config, context.seed, trainer.step)
-        groups = roll(engine, tokenizer, questions, config, context, trainer.step)
+        reasons: Counter[str] = Counter()
+        groups = roll(engine, tokenizer, questions, config, context, trainer.step, reward, reasons)
         rolled = context.clock() - began
         traces = [t for g in groups for t in g]
         path = context.folder / f"step-{trainer.step + 1:06d}.jsonl"
@@ -227,10 +285,10 @@ def run(config: Config, inputs: Mapping[str, Path], context: Context) -> Events:
         yield StepReport(
             context.stage, trainer.step, config.steps, seconds, tokens + result.rows, result.predictions,
             loss=result.loss if data else None, reward=sum(t.score or 0.0 for t in traces) / len(traces), grad_norm=norm,
-            flops=flops, extra={**told(groups, flat, wasted, rolled, result.measures), **trainer.news()},
+            flops=flops, extra={**told(groups, flat, wasted, rolled, result.measures, reasons), **trainer.news()},
         )  # fmt: skip
         if trainer.due(pace):
             yield trainer.save()
     gather_rollouts(context)
     yield trainer.finish()
-    yield Artifact("weights", context.checkpoints / f"step-{config.steps}", {"model": context.stage})
+    yield Artifact("weights", context.checkpoints / f"step-{trainer.step}", {"model": context.stage})

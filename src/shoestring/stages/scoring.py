@@ -14,6 +14,8 @@ from typing import Any
 
 from shoestring import stats
 from shoestring.answers import normalise
+from shoestring.records import Problem
+from shoestring.rewards import Reward, _selftest
 from shoestring.stages.context import read_lines
 
 UNSEEN, UNTRAINED, HELDOUT = "unseen", "untrained", "heldout-text"
@@ -29,6 +31,15 @@ class Measured:
     usd: float
     loss: float | None
     loss_tokens: int = 0
+
+
+def self_test(problems: Sequence[Problem], reward: Reward | None = None, name: str = "") -> dict[str, int]:
+    """Known-good and known-bad answers to a few of the problems, graded before anything is trained on the rewards.
+
+    reward: what will be paid (a mixture, a user's function); each problem's own grader without it. Returns how many known
+    answers each grader was given; raises UserError if one of them pays what is wrong.
+    """
+    return _selftest.refuse(problems, reward, name)
 
 
 def read(folder: Path) -> list[Measured]:

@@ -18,6 +18,7 @@ from shoestring.records import Checkpoint, Example, UserError
 from shoestring.stages.context import Context, Pace
 
 if TYPE_CHECKING:
+    from shoestring.train.distillation import Teaching
     from shoestring.train.step import Clip, StepResult
 
 
@@ -105,13 +106,20 @@ class TrainerConfig:
         given = self.lora_targets.split(",") if isinstance(self.lora_targets, str) else self.lora_targets
         return tuple(t.strip() for t in given if t.strip())
 
-    def memory(self, shape: ModelShape, beside: Mapping[str, int] | None = None) -> MemoryForecast:
-        """Bytes by part at the peak, and the policy of recomputation. beside: what else the process will hold."""
+    def memory(
+        self, shape: ModelShape, beside: Mapping[str, int] | None = None, available: int | None = None
+    ) -> MemoryForecast:
+        """Bytes by part at the peak, and the policy of recomputation.
+
+        beside: what else the process will hold. available: bytes that there are, if not the machine's main memory.
+        """
         adapter = None
         if self.lora:
             quantised = self.quantise == "nf4"
             adapter = adapters.adapter_training_bytes(shape, self.lora, self.targets(), quantised, self.optimiser)
-        return choose_recompute(shape, self.rows, self.recompute, self.optimiser, self.memory_gib, beside, adapter=adapter)
+        return choose_recompute(
+            shape, self.rows, self.recompute, self.optimiser, self.memory_gib, beside, available, adapter=adapter
+        )
 
     def checkpoint_bytes(self, shape: ModelShape) -> int:
         """Bytes of the largest checkpoint: masters and state; with an adapter its own, and the merged weights in fp32."""
@@ -166,7 +174,7 @@ class Trainer:
         self._unproved = bool(config.lora)  # whether an update is still to show that the adapters move
         self._saved_at = context.clock()
 
-    def update(self, data: Sequence[Example], clip: Clip | None = None) -> tuple[StepResult, float]:
+    def update(self, data: Sequence[Example], clip: Clip | Teaching | None = None) -> tuple[StepResult, float]:
         """One optimiser step on `data` at the schedule's rate: (what was computed, the gradient's norm)."""
         from shoestring.train.schedules import rate
 
@@ -210,7 +218,7 @@ class Trainer:
         self.step += 1
         return StepResult(), None
 
-    def _accumulate(self, data: Sequence[Example], clip: Clip | None) -> StepResult | None:
+    def _accumulate(self, data: Sequence[Example], clip: Clip | Teaching | None) -> StepResult | None:
         """Forward and backward; None where the memory ran out."""
         from shoestring.data import packing
         from shoestring.train import step
@@ -222,11 +230,15 @@ class Trainer:
                 raise
         return None  # out here the error is gone, and with it the frames that held the step's tensors
 
-    def _with_less(self, data: Sequence[Example], clip: Clip | None) -> StepResult:
+    def _with_less(self, data: Sequence[Example], clip: Clip | Teaching | None) -> StepResult:
         """The step once more at half the rows, from clean gradients. UserError if that is still too much."""
         before, self.rows = self.rows, max(1, self.rows // 2)
         self.optimiser.zero()
         gc.collect()
+        if self.model.output_weight.is_cuda:
+            import torch
+
+            torch.cuda.empty_cache()  # pieces of the failed step's sizes are of no use to the smaller one
         result = self._accumulate(data, clip)
         if result is None:
             self.optimiser.zero()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,13 +49,13 @@ def open_model(context: Context) -> tuple[Decoder, dict[str, Any] | None]:
     """The decoder in bf16 with the newest weights, and the fp32 masters (None: the base's own weights)."""
     import torch
 
-    from shoestring.models import folder
+    from shoestring.models import device, folder
     from shoestring.train.checkpoints import read_tensors
 
+    model = folder.load(context.base, torch.bfloat16, device.choose())
     if context.weights is None:
-        return folder.load(context.base, torch.bfloat16), None
+        return model, None
     masters = {k.removeprefix(MASTER): v for k, v in read_tensors(context.weights, MASTER).items()}
-    model = folder.load(context.base, torch.bfloat16)
     with torch.no_grad():
         for name, p in model.named_parameters():
             p.copy_(masters[name])
@@ -71,7 +72,7 @@ def open_trainable(
     """
     import torch
 
-    from shoestring.models import folder
+    from shoestring.models import device, folder
 
     if adapter is not None:
         from shoestring.models import lora, nf4
@@ -85,7 +86,7 @@ def open_trainable(
         model, masters = open_model(context)
         assert masters is not None
         return model, masters
-    model = folder.load(context.base, torch.float32)
+    model = folder.load(context.base, torch.float32, device.choose())
     masters = {n: p.detach() for n, p in model.named_parameters()}
     return model.to(torch.bfloat16), masters  # the cast gives the model new tensors; the masters keep the wide ones
 
@@ -144,28 +145,33 @@ def clean(tokens: Sequence[int], tokenizer: Tokenizer) -> str:
 
 
 def sample(
-    engine: Engine, requests: Sequence[Request], problems: Sequence[Problem], tokenizer: Tokenizer, model: str
-) -> list[Trace]:
-    """One graded trace a request (problems[i] belongs to requests[i]), by each problem's own grader."""
-    traces = []
-    for request, problem, done in zip(requests, problems, engine.generate(requests), strict=True):
-        if done.reason == "error":
-            raise UserError(f"stage {model!r}: problem {problem.id}: {done.error}")
-        text = clean(done.tokens, tokenizer)
-        traces.append(
-            Trace(
-                problem_id=problem.id,
-                prompt_tokens=request.prompt,
-                tokens=done.tokens,
-                sampled=(True,) * len(done.tokens),
-                logprobs=done.logprobs,
-                stop_reason=done.reason,
-                model=model,
-                text=text,
-                score=rewards.get(problem.grader).grade(text, problem),
-            )
+    engine: Engine, requests: Sequence[Request], problems: Sequence[Problem], tokenizer: Tokenizer, model: str,
+    reward: rewards.Reward | None = None, reasons: Counter[str] | None = None,
+) -> list[Trace]:  # fmt: skip
+    """One graded trace a request (problems[i] belongs to requests[i]), all graded at once.
+
+    reward: what is paid, in place of each problem's own grader. reasons: the verdicts are counted into it by their reason.
+    """
+    done = engine.generate(requests)
+    for problem, d in zip(problems, done, strict=True):
+        if d.reason == "error":
+            raise UserError(f"stage {model!r}: problem {problem.id}: {d.error}")
+    texts = [clean(d.tokens, tokenizer) for d in done]
+    lengths = [len(d.tokens) for d in done]
+    if reward is None:
+        verdicts = rewards.score_all(texts, problems, lengths=lengths)
+    else:
+        verdicts = rewards.score(reward, texts, problems, lengths=lengths)
+    if reasons is not None:
+        reasons.update(rewards.tally(verdicts))
+    return [
+        Trace(
+            problem_id=problem.id, prompt_tokens=request.prompt, tokens=d.tokens, sampled=(True,) * len(d.tokens),
+            logprobs=d.logprobs, stop_reason="length" if d.reason == "length" else "stop", model=model, text=text,
+            score=verdict.score,
         )
-    return traces
+        for request, problem, d, text, verdict in zip(requests, problems, done, texts, verdicts, strict=True)
+    ]  # fmt: skip
 
 
 def trace_row(trace: Trace, **extra: Any) -> dict[str, Any]:

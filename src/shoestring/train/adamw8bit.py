@@ -11,10 +11,11 @@ import functools
 
 import torch
 
-from shoestring.train.optimiser import EPSILON, MasterOptimiser, fused_adamw
+from shoestring.train.optimiser import EPSILON, MasterOptimiser, fused_adamw, moments
 
 BLOCK = 256
 SMALL = 4096  # a tensor of fewer weights keeps fp32 moments: it saves nothing and is often a norm
+CPU = torch.device("cpu")
 SLICE = BLOCK * 4096  # weights updated at once: 1M, so that the wide moments stay small
 
 
@@ -39,7 +40,7 @@ def dynamic_map(signed: bool) -> torch.Tensor:
 
 
 @functools.cache
-def _tables(signed: bool) -> tuple[torch.Tensor, torch.Tensor]:
+def _tables(signed: bool, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     """The map [256] fp32, and the code of the number nearest to every bf16 value [65536] uint8, by its bits.
 
     Looking a code up by the leading 16 bits of a float takes one gather where a search takes eight comparisons. Rounding
@@ -51,7 +52,7 @@ def _tables(signed: bool) -> tuple[torch.Tensor, torch.Tensor]:
     if not signed:
         # a second moment that is not zero never becomes zero: the first moment is divided by its root
         nearest = torch.where((every > 0) & (nearest == 0), 1, nearest)
-    return codes, nearest
+    return codes.to(device), nearest.to(device)
 
 
 def encode(x: torch.Tensor, signed: bool) -> tuple[torch.Tensor, torch.Tensor]:
@@ -66,13 +67,13 @@ def encode(x: torch.Tensor, signed: bool) -> tuple[torch.Tensor, torch.Tensor]:
     parts = padded.view(blocks, BLOCK)
     largest = parts.abs().amax(-1)
     bits = (parts / largest.clamp(min=1e-38)[:, None]).to(torch.bfloat16).view(torch.int16).view(-1)[:n]
-    return _tables(signed)[1].index_select(0, bits.int() + 2**15), largest
+    return _tables(signed, x.device)[1].index_select(0, bits.int() + 2**15), largest
 
 
 def decode(codes: torch.Tensor, largest: torch.Tensor, signed: bool) -> torch.Tensor:
     """The inverse of `encode` but for its error: [n] fp32."""
     n = codes.numel()
-    wide = _tables(signed)[0].index_select(0, codes.int())
+    wide = _tables(signed, codes.device)[0].index_select(0, codes.int())
     if n % BLOCK:
         return wide.mul_(largest.repeat_interleave(BLOCK)[:n])
     return wide.view(-1, BLOCK).mul_(largest[:, None]).view(-1)
@@ -81,20 +82,24 @@ def decode(codes: torch.Tensor, largest: torch.Tensor, signed: bool) -> torch.Te
 class AdamW8bit(MasterOptimiser):
     """AdamW with moments in 8 bits between steps, widened a slice at a time; tensors under 4,096 weights keep fp32."""
 
+    def _fresh(self, name: str, master: torch.Tensor) -> dict[str, torch.Tensor]:
+        if master.numel() < SMALL:
+            return moments(master)
+        blocks = -(-master.numel() // BLOCK)
+        there = master.device
+        zero = {s: int(_tables(s, CPU)[1][2**15]) for s in (True, False)}  # the codes of 0.0
+        return {
+            "step": torch.zeros((), dtype=torch.float32),  # read as a number only, so it stays on the CPU
+            "exp_avg": torch.full((master.numel(),), zero[True], dtype=torch.uint8, device=there),
+            "exp_avg_largest": torch.zeros(blocks, device=there),
+            "exp_avg_sq": torch.full((master.numel(),), zero[False], dtype=torch.uint8, device=there),
+            "exp_avg_sq_largest": torch.zeros(blocks, device=there),
+        }
+
     def _update(self, name: str, master: torch.Tensor, grad: torch.Tensor, lr: float) -> None:
         if master.numel() < SMALL:
-            fused_adamw(self.state, name, master, grad, lr, self.betas, self._decay(master))
+            fused_adamw(self.state[name], master, grad, lr, self.betas, self._decay(master))
             return
-        if name not in self.state:
-            blocks = -(-master.numel() // BLOCK)
-            zero = {s: int(_tables(s)[1][2**15]) for s in (True, False)}  # the codes of 0.0
-            self.state[name] = {
-                "step": torch.zeros((), dtype=torch.float32),
-                "exp_avg": torch.full((master.numel(),), zero[True], dtype=torch.uint8),
-                "exp_avg_largest": torch.zeros(blocks),
-                "exp_avg_sq": torch.full((master.numel(),), zero[False], dtype=torch.uint8),
-                "exp_avg_sq_largest": torch.zeros(blocks),
-            }
         held = self.state[name]
         held["step"] += 1
         count = float(held["step"])

@@ -60,7 +60,7 @@ class Checkpoints:
             if path.exists():
                 shutil.rmtree(path)
             path.mkdir(parents=True)
-            save_file({k: v.contiguous() for k, v in tensors.items()}, path / STATE)
+            save_file({k: v.cpu().contiguous() for k, v in tensors.items()}, path / STATE)
         except (OSError, SafetensorError) as e:
             shutil.rmtree(path, ignore_errors=True)
             raise UserError(f"{path}: the checkpoint could not be written ({e}); free space and use --resume") from None
@@ -75,7 +75,7 @@ class Checkpoints:
         if not _names(standing.path).issuperset(tensors):
             part = standing.path / (STATE + ".part")
             try:
-                save_file({k: v.contiguous() for k, v in tensors.items()}, part)
+                save_file({k: v.cpu().contiguous() for k, v in tensors.items()}, part)
                 _sync(part)
                 os.replace(part, standing.path / STATE)
                 _sync(standing.path)

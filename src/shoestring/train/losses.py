@@ -9,8 +9,14 @@ from __future__ import annotations
 
 import torch
 
-CHUNK = 256  # predictions a chunk: 256 x 49,152 logits in fp32 are 50 MB
+CHUNK = 256  # predictions a chunk: 256 x 49,152 logits in fp32 are 50 MB (a GPU takes a whole panel at once)
 PANEL = 1024  # predictions whose logit gradients meet the hidden states in one product: 101 MB in bf16
+
+
+def _chunks(hidden: torch.Tensor) -> list[slice]:
+    """The rows of `hidden` in chunks that divide a panel; small ones keep a CPU's caches, large ones keep a GPU busy."""
+    size = CHUNK if hidden.device.type == "cpu" else PANEL
+    return [slice(i, i + size) for i in range(0, hidden.shape[0], size)]
 
 
 def _logits(hidden: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
@@ -27,7 +33,8 @@ class _HeadGradient:
     def __init__(self, hidden: torch.Tensor, weight: torch.Tensor, trained: bool) -> None:
         self.states, self.weight, self.trained = hidden, weight, trained
         self.hidden = torch.empty_like(hidden)
-        self._panel = hidden.new_empty(min(PANEL if trained else CHUNK, hidden.shape[0]), weight.shape[0])
+        rows = PANEL if trained or hidden.device.type != "cpu" else CHUNK
+        self._panel = hidden.new_empty(min(rows, hidden.shape[0]), weight.shape[0])
         self._start = 0
         self._sum: torch.Tensor | None = None
 
@@ -57,10 +64,9 @@ class _HeadGradient:
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx, hidden, weight, target, coefficient):
-        total = torch.zeros((), dtype=torch.float32)
+        total = torch.zeros((), dtype=torch.float32, device=hidden.device)
         gradient = _HeadGradient(hidden, weight, ctx.needs_input_grad[1])
-        for i in range(0, hidden.shape[0], CHUNK):
-            part = slice(i, i + CHUNK)
+        for part in _chunks(hidden):
             logits = _logits(hidden[part], weight)
             lse = torch.logsumexp(logits, -1)
             at = target[part, None]
@@ -92,11 +98,10 @@ def linear_cross_entropy(
 class _LinearLogprobs(torch.autograd.Function):
     @staticmethod
     def forward(ctx, hidden, weight, target, temperature):
-        out = torch.empty(hidden.shape[0], dtype=torch.float32)
+        out = torch.empty(hidden.shape[0], dtype=torch.float32, device=hidden.device)
         entropy = torch.empty_like(out)
         norm = torch.empty_like(out)
-        for i in range(0, hidden.shape[0], CHUNK):
-            part = slice(i, i + CHUNK)
+        for part in _chunks(hidden):
             logits = _logits(hidden[part], weight).div_(temperature)
             lse = torch.logsumexp(logits, -1)
             out[part] = logits.gather(-1, target[part, None])[:, 0] - lse
@@ -113,8 +118,7 @@ class _LinearLogprobs(torch.autograd.Function):
         hidden, weight, target, norm = ctx.saved_tensors
         scale = upstream / ctx.temperature
         gradient = _HeadGradient(hidden, weight, ctx.needs_input_grad[1])
-        for i in range(0, hidden.shape[0], CHUNK):
-            part = slice(i, i + CHUNK)
+        for part in _chunks(hidden):
             grad = _logits(hidden[part], weight).div_(ctx.temperature).sub_(norm[part, None]).exp_().neg_()
             at = target[part, None]
             grad.scatter_add_(-1, at, torch.ones_like(at, dtype=grad.dtype))

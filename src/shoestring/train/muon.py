@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from shoestring.train.optimiser import MasterOptimiser, fused_adamw
+from shoestring.train.optimiser import MasterOptimiser, fused_adamw, moments
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # Jordan et al. 2024: the steepest at zero
 ITERATIONS = 5
@@ -62,19 +62,20 @@ class Muon(MasterOptimiser):
         weight_decay: float = 0.0,
         masters: Mapping[str, torch.Tensor] | None = None,
     ) -> None:
-        super().__init__(model, lr, betas, weight_decay, masters)
         self.matrices = {
             n: rows
-            for n, p in self.parameters.items()
-            if p.dim() == 2 and (rows := parts(n, p.shape[0], model.config)) is not None
+            for n, p in model.named_parameters()
+            if p.requires_grad and p.dim() == 2 and (rows := parts(n, p.shape[0], model.config)) is not None
         }
+        super().__init__(model, lr, betas, weight_decay, masters)
+
+    def _fresh(self, name: str, master: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"momentum": torch.zeros_like(master)} if name in self.matrices else moments(master)
 
     def _update(self, name: str, master: torch.Tensor, grad: torch.Tensor, lr: float) -> None:
         if name not in self.matrices:
-            fused_adamw(self.state, name, master, grad, lr, self.betas, self._decay(master))
+            fused_adamw(self.state[name], master, grad, lr, self.betas, self._decay(master))
             return
-        if name not in self.state:
-            self.state[name] = {"momentum": torch.zeros_like(master)}
         momentum = self.state[name]["momentum"].lerp_(grad, 1 - MOMENTUM)
         ahead = grad.lerp_(momentum, MOMENTUM)  # Nesterov's
         master.mul_(1 - lr * self._decay(master))

@@ -8,6 +8,7 @@ micro-batch, or a weight used twice) makes an fp32 sum, so a step of one micro-b
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
@@ -21,7 +22,7 @@ EPSILON = 1e-8  # AdamW's, in units of the gradient
 _fused_adamw: Any = getattr(torch, "_fused_adamw_")  # noqa: B009  (not in torch's stubs; torch.optim.AdamW is built on it)
 
 
-class MasterOptimiser:
+class MasterOptimiser(ABC):
     """Masters, gradients, clipping, publishing and checkpoints; what `_update` does with a gradient is the optimiser's own.
 
     `masters` [name -> fp32 tensor] of the parameters that require a gradient; `grads` [name -> the step's sum so far];
@@ -39,9 +40,12 @@ class MasterOptimiser:
         self.lr, self.betas, self.weight_decay = lr, betas, weight_decay
         self.parameters: dict[str, nn.Parameter] = {n: p for n, p in model.named_parameters() if p.requires_grad}
         given = masters or {}
-        self.masters = {n: given[n] if n in given else p.detach().float().clone() for n, p in self.parameters.items()}
+        self.masters = {
+            n: given[n].to(p.device) if n in given else p.detach().float().clone() for n, p in self.parameters.items()
+        }
         self.grads: dict[str, torch.Tensor] = {}
-        self.state: dict[str, dict[str, torch.Tensor]] = {}
+        # all of it now: made in the first step, it would stand between activations, which then never find whole gaps
+        self.state = {n: self._fresh(n, m) for n, m in self.masters.items()}
         self._handles = [p.register_post_accumulate_grad_hook(self._absorb(n)) for n, p in self.parameters.items()]
         self.publish()
 
@@ -84,9 +88,13 @@ class MasterOptimiser:
             self.parameters[name].copy_(master)  # at once, while the master is in the cache
         return norm
 
+    @abstractmethod
+    def _fresh(self, name: str, master: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The state of a parameter that was never updated, by kind."""
+
+    @abstractmethod
     def _update(self, name: str, master: torch.Tensor, grad: torch.Tensor, lr: float) -> None:
         """Move `master` in place by `grad` (fp32, clipped; it may be overwritten) and keep `self.state[name]`."""
-        raise NotImplementedError
 
     def _decay(self, master: torch.Tensor) -> float:
         return self.weight_decay if master.dim() > 1 else 0.0
@@ -111,15 +119,14 @@ class MasterOptimiser:
         return out
 
     def restore(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        """The inverse of `tensors`. Raises KeyError when a master is missing."""
+        """The inverse of `tensors`. Raises KeyError for a missing master and for another optimiser's state."""
         with torch.no_grad():
             for n, m in self.masters.items():
                 m.copy_(tensors[f"master/{n}"])
-        self.state = {}
         for key, value in tensors.items():
             kind, _, name = key.partition("/")
             if kind != "master" and name in self.masters:
-                self.state.setdefault(name, {})[kind] = value.clone()
+                self.state[name][kind].copy_(value)
         self.publish()
 
     def state_bytes(self) -> int:
@@ -134,27 +141,31 @@ class MasterOptimiser:
 class MasterAdamW(MasterOptimiser):
     """AdamW (Loshchilov & Hutter 2019) by torch's fused kernel: two fp32 moments a weight."""
 
+    def _fresh(self, name: str, master: torch.Tensor) -> dict[str, torch.Tensor]:
+        return moments(master)
+
     def _update(self, name: str, master: torch.Tensor, grad: torch.Tensor, lr: float) -> None:
-        fused_adamw(self.state, name, master, grad, lr, self.betas, self._decay(master))
+        fused_adamw(self.state[name], master, grad, lr, self.betas, self._decay(master))
+
+
+def moments(master: torch.Tensor) -> dict[str, torch.Tensor]:
+    """AdamW's state of one parameter before its first update."""
+    return {
+        "step": torch.zeros((), dtype=torch.float32, device=master.device),  # the fused kernel wants it beside
+        "exp_avg": torch.zeros_like(master),
+        "exp_avg_sq": torch.zeros_like(master),
+    }
 
 
 def fused_adamw(
-    state: dict[str, dict[str, torch.Tensor]],
-    name: str,
+    held: dict[str, torch.Tensor],
     master: torch.Tensor,
     grad: torch.Tensor,
     lr: float,
     betas: tuple[float, float],
     weight_decay: float,
 ) -> None:
-    """One AdamW update of `master` in place; `state[name]` holds step, exp_avg and exp_avg_sq and is made when missing."""
-    if name not in state:
-        state[name] = {
-            "step": torch.zeros((), dtype=torch.float32),
-            "exp_avg": torch.zeros_like(master),
-            "exp_avg_sq": torch.zeros_like(master),
-        }
-    held = state[name]
+    """One AdamW update of `master` and of its state `held` (see `moments`), in place."""
     held["step"] += 1
     _fused_adamw(
         [master], [grad], [held["exp_avg"]], [held["exp_avg_sq"]], [], [held["step"]],

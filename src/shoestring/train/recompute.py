@@ -35,22 +35,15 @@ def _normed(node: Any) -> torch.Tensor:
     return (x.float() * scale).to(x.dtype) * weight
 
 
-def _swiglu(node: Any) -> torch.Tensor:
-    """`models.kernels.swiglu` from what its node keeps: x [N, 2 * intermediate], gate and up."""
+def _gated(node: Any) -> torch.Tensor:
+    """`models.kernels.gate` from what its node keeps: x [N, 2 * intermediate], gate and up."""
     gate, up = node.saved_tensors[0].chunk(2, dim=-1)
-    return F.silu(gate) * up
-
-
-def _geglu(node: Any) -> torch.Tensor:
-    """`models.kernels.geglu`, likewise."""
-    gate, up = node.saved_tensors[0].chunk(2, dim=-1)
-    return F.gelu(gate, approximate="tanh") * up
+    return (F.silu(gate) if node.activation == "silu" else F.gelu(gate, approximate="tanh")) * up
 
 
 RECIPES: dict[str, Callable[[Any], torch.Tensor]] = {
     "_RmsNormBackward": _normed,
-    "_SwiGluBackward": _swiglu,
-    "_GeGluBackward": _geglu,
+    "_GatedBackward": _gated,
 }
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from shoestring.records import Batch
+from shoestring.train.distillation import Teaching
 from shoestring.train.losses import linear_cross_entropy, linear_logprobs, policy_loss
 
 
@@ -31,29 +32,38 @@ class StepResult:
     measures: dict[str, float] = field(default_factory=dict)
 
 
-def accumulate(model: Any, batches: Sequence[Batch], clip: Clip | None = None) -> StepResult:
+def accumulate(model: Any, batches: Sequence[Batch], clip: Clip | Teaching | None = None) -> StepResult:
     """Forward and backward over the micro-batches of one step; gradients go where the parameters' hooks send them.
 
+    clip: the policy loss's settings or a teacher to come close to; without one the loss is cross-entropy.
     The loss is normalised by the weight sum of the whole step, so any split into micro-batches gives one gradient.
     """
+    device = model.output_weight.device
+
+    def there(array: Any) -> torch.Tensor:
+        return torch.from_numpy(array).to(device)
+
     result = StepResult()
     weighted: dict[str, float] = {}
     for b in batches:
         if not len(b.target):  # nothing is trained here; the mean entropy of nothing would spoil the measures
             continue
-        hidden = model.hidden(torch.from_numpy(b.tokens), torch.from_numpy(b.positions), b.documents)
-        picked = hidden.index_select(0, torch.from_numpy(b.source))
-        target = torch.from_numpy(b.target)
-        coefficient = torch.from_numpy(b.weight) / b.weight_sum
+        hidden = model.hidden(there(b.tokens), there(b.positions), b.documents)
+        picked = hidden.index_select(0, there(b.source))
+        target = there(b.target)
+        coefficient = there(b.weight) / b.weight_sum
+        measures: dict[str, float] = {}
         if clip is None:
             loss = linear_cross_entropy(picked, model.output_weight, target, coefficient)
+        elif isinstance(clip, Teaching):
+            loss, measures = clip.loss(b, picked, model.output_weight, coefficient)
         else:
             logprob, entropy = linear_logprobs(picked, model.output_weight, target, clip.temperature)
-            behaviour, advantage = torch.from_numpy(b.logprob), torch.from_numpy(b.advantage)
+            behaviour, advantage = there(b.logprob), there(b.advantage)
             loss, measures = policy_loss(logprob, behaviour, advantage, coefficient, clip.low, clip.high)
             measures["entropy"] = float(entropy.mean())
-            for k, v in measures.items():
-                weighted[k] = weighted.get(k, 0.0) + v * len(b.target)
+        for k, v in measures.items():
+            weighted[k] = weighted.get(k, 0.0) + v * len(b.target)
         loss.backward()
         result.loss += float(loss.detach())
         result.rows += len(b.tokens)

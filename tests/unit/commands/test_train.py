@@ -82,10 +82,35 @@ def test_grpo_counts_completions() -> None:
         made("grpo", "--per_device_train_batch_size", "10")
 
 
+def test_rewards_by_name_and_weight() -> None:
+    flags = ("--reward_funcs", "grader", "mine.py:brief")
+    assert stage(made("grpo", *flags), "grpo").rewards == {"grader": 1.0, "mine.py:brief": 1.0}
+    r = made("grpo", *flags, "--reward_weights", "1", "0.2")
+    assert stage(r, "grpo").rewards == {"grader": 1.0, "mine.py:brief": 0.2}
+    again = recipe.loads(r.to_toml(), stages.configs())
+    assert stage(again, "grpo").rewards == stage(r, "grpo").rewards
+    for more, said in ((("1",), "1 weights for 2"), (("1", "x"), "must be numbers")):
+        with pytest.raises(UserError, match=said):
+            made("grpo", *flags, "--reward_weights", *more)
+    with pytest.raises(UserError, match="belongs to --reward_funcs"):
+        made("grpo", "--reward_weights", "1")
+
+
 def test_distill_and_evaluate() -> None:
     r = made("distill", "--num_generations", "3", "--max_completion_length", "20", "--temperature", "0.7")
     assert stage(r, "data").give == "problems"
     assert (stage(r, "distill").samples, stage(r, "distill").max_new, stage(r, "distill").temperature) == (3, 20, 0.7)
+    assert stage(r, "distill").teacher is None
+    flags = ["--teacher_url", "https://h/v1", "--teacher_model", "m", "--teacher_key_env", "KEY", "--teacher_price", "litellm/m"]
+    r = made("distill", *flags, "--keep", "2", "--prefer", "diverse", "--rationalise", "--self_filter", "--concurrency", "4")
+    d = stage(r, "distill")
+    assert d.teacher == {"url": "https://h/v1", "model": "m", "key_env": "KEY", "price": "litellm/m"}
+    assert (d.keep, d.prefer, d.rationalise, d.self_filter, d.concurrency) == (2, "diverse", True, True, 4)
+    assert recipe.loads(r.to_toml(), stages.configs()) == r
+    assert stage(made("distill", "--recorded", "r.jsonl.gz"), "distill").teacher == {"recorded": "r.jsonl.gz"}
+    assert stage(made("distill", "--teacher_model", "/a/folder"), "distill").teacher == {"model": "/a/folder"}
+    with pytest.raises(UserError, match="--teacher_url: .*teacher lacks model"):
+        made("distill", "--teacher_url", "https://h/v1")
     r = made("evaluate", "--max_completion_length", "20")
     assert [t.use for t in r.stages] == ["evaluate"] and stage(r, "evaluate").sources == ["bundled:lcm"]
     r = made("sft", "--evaluate", "bundled:lcm", "--evaluate", "bundled:gcd")

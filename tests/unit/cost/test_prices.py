@@ -10,7 +10,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shoestring.cost import sources
-from shoestring.cost.prices import SECOND, TOKEN, Price, PriceBook, UnknownPrice, known_amount, per_second, shipped
+from shoestring.cost.prices import (
+    GB,
+    GB_MONTH,
+    SECOND,
+    TOKEN,
+    Price,
+    PriceBook,
+    UnknownPrice,
+    known_amount,
+    per_second,
+    shipped,
+)
 from shoestring.recipe import MachineSpec
 from shoestring.records import PriceRef, Usage, UserError
 
@@ -28,9 +39,10 @@ def test_every_shipped_price_has_source_date_and_is_above_zero() -> None:
         assert sku not in seen, sku
         seen.add(sku)
         assert price.amount > 0 and price.ref.source and price.ref.date[:2] == "20"
-        assert price.unit == (TOKEN if sku.startswith("teacher:") else SECOND)
-        assert sku.endswith("/machine-second") or sku.startswith("teacher:")
-    assert len(seen) > 700
+        units = {"teacher": TOKEN, "storage": GB_MONTH, "egress": GB}
+        assert price.unit == units.get(sku.partition(":")[0], SECOND)
+        assert (price.unit == SECOND) == sku.endswith("/machine-second") == (price.machine is not None)
+    assert len(seen) > 1000
 
 
 def test_this_machine_is_a_comparable_or_the_users_rate() -> None:
@@ -89,9 +101,10 @@ def test_unknown_machines_name_the_nearest() -> None:
 def test_teachers() -> None:
     fresh, cached = BOOK.price("teacher:litellm/deepseek-chat/in"), BOOK.price("teacher:litellm/deepseek-chat/cached")
     assert (fresh.amount, cached.amount) == (Decimal("0.00000028"), Decimal("0.000000028"))
-    # the later of two price rows; and of two prices by the hour of the day the dearer
+    assert BOOK.price("teacher:litellm/o3/in-batch").amount * 1_000_000 == 1
+    # a price with a date from which it holds is the one, and the older one stays under its own sku
     assert BOOK.price("teacher:genai-prices/o3/in").amount * 1_000_000 == 2
-    assert BOOK.price("teacher:genai-prices/deepseek-chat/out").amount * 1_000_000 == Decimal("1.1")
+    assert BOOK.price("teacher:genai-prices/o3/in@before-2025-06-10").amount * 1_000_000 == 10
     with pytest.raises(UnknownPrice, match=r'no price is known for "teacher:litellm/deepseek-chta/in"; did you mean'):
         BOOK.price("teacher:litellm/deepseek-chta/in")
 

@@ -120,6 +120,21 @@ class TestGym:
         assert everything[0].source.startswith("reasoning-gym 0.1")
         assert load(spec) == everything
 
+    def test_families_with_many_right_answers_are_graded_by_their_own_verifier(self) -> None:
+        pytest.importorskip("reasoning_gym")
+        from shoestring import rewards
+        from shoestring.data.sources.reasoning_gym import SCORED
+
+        assert not SCORED & {"basic_arithmetic", "chain_sum", "gcd", "lcm", "letter_counting", "number_format",
+                             "number_sequence", "products", "syllogism"}  # fmt: skip
+        assert {(p.grader, len(p.grader_args)) for p in load("gym:lcm?size=5")} == {("exact", 0)}
+        p = load("gym:number_sorting?size=2&seed=3")[0]
+        assert p.grader == "gym" and json.loads(json.dumps(p.grader_args)) == p.grader_args
+        spaced = "Answer: " + p.answer.replace(", ", " ,  ")  # the same list, which `exact` refuses
+        assert rewards.get("gym").grade(spaced, p) == 1.0 and rewards.get("exact").grade(spaced, p) == 0.0
+        assert rewards.get("gym").grade("Answer: []", p) == 0.0
+        rewards.get("gym").check(p)
+
     def test_bad_specs(self) -> None:
         pytest.importorskip("reasoning_gym")
         with pytest.raises(UserError, match="did you mean 'chain_sum'"):

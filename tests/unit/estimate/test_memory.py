@@ -77,8 +77,8 @@ def test_auto_takes_the_cheapest_policy_that_fits(rows: int, optimiser: str) -> 
 
 
 def test_what_else_is_in_the_process_counts() -> None:
-    alone = choose_recompute(SMOL, 2048, available=int(4.5 * 2**30))
-    beside = choose_recompute(SMOL, 2048, available=int(4.5 * 2**30), beside=rollout_bytes(SMOL, 64, 256))
+    alone = choose_recompute(SMOL, 2048, available=int(5.0 * 2**30))
+    beside = choose_recompute(SMOL, 2048, available=int(5.0 * 2**30), beside=rollout_bytes(SMOL, 64, 256))
     assert POLICIES.index(beside.recompute) > POLICIES.index(alone.recompute)
 
 

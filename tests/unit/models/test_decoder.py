@@ -66,12 +66,10 @@ def test_optional_parameters_are_there_where_configured_and_only_there(tiny_deco
 
 
 def test_layer_facts(tiny_decoder: Any) -> None:
-    assert tiny_decoder().layer(1) == LayerFacts(window=0, rope=0)
+    assert tiny_decoder().config.layer(1) == LayerFacts(window=0, rope=0)
     ropes = (Rope(1e4), Rope(1e3, "linear", factor=2.0))
     model = tiny_decoder(layers=3, windows=(0, 5, 0), ropes=ropes, rope_of=(0, 1, -1))
-    assert [(model.layer(i).window, model.layer(i).rope, model.layer(i).has_rope) for i in range(3)] == [
-        (0, 0, True), (5, 1, True), (0, -1, False),
-    ]  # fmt: skip
+    assert [model.config.layer(i) for i in range(3)] == [LayerFacts(0, 0), LayerFacts(5, 1), LayerFacts(0, -1)]
     (c0, s0), (c1, s1) = model.rope(torch.arange(4)), model.rope(torch.arange(4), 1)
     assert c0.shape == (4, 2) and not torch.equal(c0, c1) and not torch.equal(s0, s1)
 

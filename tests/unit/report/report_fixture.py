@@ -45,6 +45,10 @@ def plan() -> dict[str, Any]:
                 "minutes": q(minutes, basis),
                 "usd": q(minutes / 60 * 0.0832, basis),
                 "memory_gib": q(2.4, basis, 0.1),
+                "hardware_flops": q(tokens * 8e8, basis),
+                "flops_parts": {},
+                "memory_parts": {"weights": 0.5},
+                "fits": None,
             }
         )
     left = [
@@ -54,9 +58,14 @@ def plan() -> dict[str, Any]:
     ]
     total = {
         k: {e: sum(s[k][e] for s in stages) for e in ("low", "mid", "high")} | {"basis": "simulated"}
-        for k in ("tokens", "minutes", "usd")
-    }
-    return {"stages": stages, "total": total, "left_out": left, "machine": MACHINE, "budget": "0.05 USD"}
+        for k in ("tokens", "flops", "gpu_hours", "minutes", "usd")
+    } | {"memory_gib": q(2.4, "simulated", 0.1)}
+    return {
+        "recipe": "x", "base": {"model": "smollm2-135m", "parameters": 134_515_008}, "convention": "6 N",
+        "stages": stages, "total": total, "left_out": left, "left_out_priced": [{"what": w, "usd": None, "note": ""} for w in left],
+        "machine": MACHINE | {"count": 1, "gpus": 0}, "budget": "0.05 USD", "least_usd": "0.005000", "over_budget": False,
+        "alternatives": [],
+    }  # fmt: skip
 
 
 def bill() -> dict[str, Any]:
@@ -246,6 +255,11 @@ def funnel() -> list[dict[str, Any]]:
     return [dict(zip(("step", "before", "after", "why"), r, strict=True)) for r in rows]
 
 
+def domains() -> list[dict[str, Any]]:
+    rows = (("sums", 1900, 96, 0.4), ("products", 1000, 96, 0.2), ("lcm", 700, 96, 0.1), ("number_format", 500, 96, 0.6), ("gaps", 88, 96, None))
+    return [dict(zip(("domain", "pool", "chosen", "pass_rate"), r, strict=True)) | {"selector": "s1"} for r in rows]
+
+
 def samples() -> list[dict[str, Any]]:
     long = "To find the least common multiple of 12 and 18, we list the multiples.\n12: 12, 24, 36\n18: 18, 36\n"
     texts = {
@@ -325,6 +339,7 @@ def write(folder: Path) -> Path:
         "gains": gains(),
         "funnel": funnel(),
         "traps": traps(),
+        "domains": domains(),
         "samples": samples(),
         "run": run(),
     }

@@ -83,11 +83,13 @@ def test_complete_page_in_order(complete: Path) -> None:
     titles = [html.unescape(t) for t in re.findall(r"<h2>(.*?)</h2>", text)]
     assert titles == [
         "Accuracy against dollars",
+        "The frontier: accuracy against what it costs",
         "Unseen problems, family by family",
         "The gain of each stage by itself",
         "What it forgot",
         "Learning curves",
         "The funnel",
+        "The domains",
         "Answers before and after",
         "The bill",
         "Plan against actual",
@@ -144,8 +146,8 @@ def test_charts_have_titles_and_unique_ids(complete: Path) -> None:
 def test_a_missing_file_is_named_and_the_rest_is_shown(complete: Path, name: str) -> None:
     (complete / name).unlink()
     said = words(page.write(complete).read_text("utf-8"))
-    assert ("Not in this folder:" in said and name in said) or name == "traps.json"
-    assert said.count("Not shown:") <= 3  # scores.json feeds three sections
+    assert ("Not in this folder:" in said and name in said) or name in ("traps.json", "domains.json")
+    assert said.count("Not shown:") <= 4  # scores.json feeds four sections
     assert ("The bill" in said) and ("The funnel" in said)
 
 
@@ -303,6 +305,7 @@ def test_the_page_never_scrolls_sideways(complete: Path, tmp_path: Path, width: 
             "samples.json",
             [{"family": "f" * 90, "prompt": "p" * 900, "answer": "a" * 400, "answers": [{"text": "t" * 900}]}],
         )
+        edit(complete, "domains.json", [{"domain": "d" * 300, "pool": 10, "chosen": 3, "selector": "s" * 300, "pass_rate": 0.5}])
         edit(complete, "funnel.json", [{"step": "s" * 200, "before": 10, "after": 3, "why": "w" * 300}])
     inside = page.write(complete).read_text("utf-8")
     # a browser's window has a least width, a frame has none
@@ -321,7 +324,7 @@ def test_the_page_never_scrolls_sideways(complete: Path, tmp_path: Path, width: 
     found = re.search(r"<title>(\d+) (\d+) (\d+) (\d+)</title>", dom)
     assert found, dom[:300]
     scroll, inner, body, sections = map(int, found.groups())
-    assert inner == width and scroll <= inner and body <= inner and sections == 10
+    assert inner == width and scroll <= inner and body <= inner and sections == 12
 
 
 @needs_chromium

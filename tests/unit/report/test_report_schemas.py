@@ -33,7 +33,7 @@ def test_schema_is_valid_and_listed(path: Path) -> None:
     assert f"schemas/{path.name}" in (DOCS / "files.md").read_text("utf-8")
 
 
-@pytest.mark.parametrize("name", ["plan", "bill", "scores", "gains", "funnel", "traps", "samples", "run"])
+@pytest.mark.parametrize("name", ["plan", "bill", "scores", "gains", "funnel", "traps", "domains", "samples", "run"])
 def test_fixture_holds(name: str) -> None:
     validator(name).validate(getattr(fixture, name)())
 

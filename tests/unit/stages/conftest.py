@@ -91,6 +91,39 @@ def drive() -> Callable[..., list[Any]]:
 
 
 @pytest.fixture
+def traces(tmp_path: Path) -> dict[str, Path]:
+    """Ten traces of unequal length, as distill leaves them."""
+    from shoestring.stages.context import write_lines
+
+    def row(i: int) -> dict[str, Any]:
+        answer = "it is " + "so " * (i % 4) + str(2 * i + 1)
+        messages = [{"role": "user", "content": f"please add {i} and {i + 1}"}, {"role": "assistant", "content": answer}]
+        return {"problem_id": f"p{i}", "messages": messages}
+
+    return {"traces": write_lines(tmp_path / "traces.jsonl", [row(i) for i in range(10)])}
+
+
+@pytest.fixture
+def run(request: Any, make_context: Any, drive: Any, traces: Any, tmp_path: Path) -> Callable[..., list[Any]]:
+    """run(where, until, context, **keys) → the events of SFT on the traces; keys go over the test module's SETTINGS."""
+    from shoestring.stages import sft
+
+    def go(where: str, until: int | None = None, context: dict[str, Any] | None = None, **keys: Any) -> list[Any]:
+        made = make_context(tmp_path / where, "sft", **(context or {}))
+        return drive(sft.run(sft.Config(**(request.module.SETTINGS | keys)), traces, made), until)
+
+    return go
+
+
+@pytest.fixture
+def reports() -> Callable[[list[Any]], list[Any]]:
+    """The step reports among a stage's events."""
+    from shoestring.records import StepReport
+
+    return lambda events: [e for e in events if isinstance(e, StepReport)]
+
+
+@pytest.fixture
 def final_state() -> Callable[[Path], dict[str, Any]]:
     def read(folder: Path) -> dict[str, Any]:
         from shoestring.train.checkpoints import Checkpoints, read_tensors

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shoestring import rewards
 from shoestring.records import Checkpoint, Problem, StepReport, UserError
 from shoestring.stages import grpo
 from shoestring.stages.context import write_lines
@@ -66,7 +67,10 @@ def parity(monkeypatch: pytest.MonkeyPatch) -> None:
     def grade(text: str, problem: Problem) -> float:
         return 1.0 if problem.domain == "family1" else float(sum(map(ord, text)) % 2 == 0)
 
-    monkeypatch.setattr(workbench, "rewards", SimpleNamespace(get=lambda name: SimpleNamespace(grade=grade)))
+    def score_all(texts: list[str], problems: list[Problem], **columns: Any) -> list[rewards.Verdict]:
+        return [rewards.of_score(grade(t, p)) for t, p in zip(texts, problems, strict=True)]
+
+    monkeypatch.setattr(workbench, "rewards", SimpleNamespace(score_all=score_all, tally=rewards.tally))
 
 
 def run(make_context: Any, drive: Any, where: Path, inputs: Any, until: int | None = None, **rest: Any) -> list[Any]:
@@ -169,3 +173,43 @@ def test_nothing_left_to_practise_on_is_one_clear_line(make_context: Any, drive:
         run(make_context, drive, tmp_path / "a", {**inputs, "problems": inputs["pool"]})
     with pytest.raises(UserError, match="needs pool; put a curate stage"):
         run(make_context, drive, tmp_path / "a", {})
+
+
+@pytest.mark.usefixtures("parity")
+def test_verdicts_are_counted(make_context: Any, drive: Any, inputs: Any, tmp_path: Path) -> None:
+    for r in (e for e in run(make_context, drive, tmp_path / "a", inputs) if isinstance(e, StepReport)):
+        counted = r.extra["verdicts"]
+        assert sum(counted.values()) == 12 and set(counted) <= {"right", "wrong"}
+        assert r.reward == pytest.approx(counted.get("right", 0) / 12)
+
+
+def test_rewards_of_the_user(make_context: Any, drive: Any, inputs: Any, tmp_path: Path) -> None:
+    """A mixture is what is paid, after its self-test."""
+    import dataclasses
+
+    body = "from shoestring import answers\ndef right(completions, answer, lengths=None, **columns):\n"
+    body += "    found = [answers.equal(answers.extract(c), a) for c, a in zip(completions, answer)]\n"
+    body += "    return [2.0 if f else 0.5 if lengths and i % 3 == 0 else 0.0 for i, f in enumerate(found)]\n"
+    file = tmp_path / "mine.py"
+    file.write_text(body + "def any(completions, **columns): return [1.0 for c in completions]\n")
+    config = dataclasses.replace(CONFIG, steps=2, rewards={f"{file}:right": 2.0})
+    reports = [e for e in drive(grpo.run(config, inputs, make_context(tmp_path / "a", "grpo"))) if isinstance(e, StepReport)]
+    assert [r.reward for r in reports] == [pytest.approx(4 / 12)] * 2  # untrained letters: a third earn 2 × 0.5
+    assert [r.extra["verdicts"] for r in reports] == [{"right": 4, "wrong": 8}] * 2
+    with pytest.raises(UserError, match="fails its self-test"):
+        config = dataclasses.replace(CONFIG, rewards={"grader": 0.1, f"{file}:any": 1.0})
+        drive(grpo.run(config, inputs, make_context(tmp_path / "b", "grpo")))
+    with pytest.raises(UserError, match="no function 'none'"):
+        grpo.check(dataclasses.replace(CONFIG, rewards={f"{file}:none": 1.0}), "")
+    with pytest.raises(ValueError, match="rewards is empty"):
+        dataclasses.replace(CONFIG, rewards={})
+
+
+def test_an_answer_without_a_score_takes_no_part() -> None:
+    from shoestring.records import Trace
+
+    def trace(score: float | None) -> Trace:
+        return Trace("p", (1,), (2,), (True,), (-1.0,), "stop", "m", score=score)
+
+    data, flat, _ = grpo.learnable([[trace(1.0), trace(None), trace(0.0)], [trace(None), trace(1.0)], [trace(None)] * 2], "none")
+    assert [e.advantage for e in data] == [0.5, -0.5] and flat == 2

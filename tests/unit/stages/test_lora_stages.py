@@ -10,9 +10,10 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from shoestring import rewards  # noqa: E402
 from shoestring.estimate import adapters  # noqa: E402
 from shoestring.estimate.flops import ModelShape  # noqa: E402
-from shoestring.records import Checkpoint, Problem, StepReport, UserError  # noqa: E402
+from shoestring.records import Checkpoint, Problem, UserError  # noqa: E402
 from shoestring.stages import grpo, sft  # noqa: E402
 from shoestring.stages.context import write_lines  # noqa: E402
 from shoestring.stages.prompts import to_row  # noqa: E402
@@ -24,31 +25,10 @@ SETTINGS: dict[str, Any] = dict(epochs=3, batch=4, lr=2e-2, rows=64, lora=3)
 WAYS = [{}, {"quantise": "nf4"}, {"optimiser": "adamw8bit", "rslora": True, "lora_targets": "q_proj, down_proj"}]
 
 
-@pytest.fixture
-def traces(tmp_path: Path) -> dict[str, Path]:
-    def row(i: int) -> dict[str, Any]:
-        answer = "it is " + "so " * (i % 4) + str(2 * i + 1)
-        messages = [{"role": "user", "content": f"please add {i} and {i + 1}"}, {"role": "assistant", "content": answer}]
-        return {"problem_id": f"p{i}", "messages": messages}
-
-    return {"traces": write_lines(tmp_path / "traces.jsonl", [row(i) for i in range(10)])}
-
-
-@pytest.fixture
-def run(make_context: Any, drive: Any, traces: Any, tmp_path: Path) -> Any:
-    def go(where: str, until: int | None = None, context: dict[str, Any] | None = None, **keys: Any) -> list[Any]:
-        made = make_context(tmp_path / where, "sft", **(context or {}))
-        return drive(sft.run(sft.Config(**(SETTINGS | keys)), traces, made), until)
-
-    return go
-
-
-def reports(events: list[Any]) -> list[StepReport]:
-    return [e for e in events if isinstance(e, StepReport)]
-
-
 @pytest.mark.parametrize("keys", WAYS, ids=str)
-def test_it_learns_says_so_and_resumes_bit_for_bit(keys: dict[str, Any], run: Any, tmp_path: Path, final_state: Any) -> None:
+def test_it_learns_says_so_and_resumes_bit_for_bit(
+    keys: dict[str, Any], run: Any, tmp_path: Path, final_state: Any, reports: Any
+) -> None:
     whole = reports(run("whole", **keys))
     assert whole[-1].loss < 0.9 * whole[0].loss
     targets = sft.Config(**(SETTINGS | keys)).targets()
@@ -150,7 +130,9 @@ def test_the_forecast_is_the_adapters() -> None:
     assert full.training_flops(shape, [9]) == pytest.approx(3 / 2 * (thin.training_flops(shape, [9]) - 54 * own), rel=1e-2)
 
 
-def test_rollouts_see_every_step(make_context: Any, drive: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rollouts_see_every_step(
+    make_context: Any, drive: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reports: Any
+) -> None:
     """GRPO after an SFT on adapters: the engine's own weights change with each update, by what the adapters say."""
     from shoestring.generate.engine import Engine
     from shoestring.stages import workbench
@@ -158,7 +140,10 @@ def test_rollouts_see_every_step(make_context: Any, drive: Any, tmp_path: Path, 
     def grade(text: str, problem: Problem) -> float:
         return float(sum(map(ord, text)) % 2 == 0)
 
-    monkeypatch.setattr(workbench, "rewards", SimpleNamespace(get=lambda name: SimpleNamespace(grade=grade)))
+    def score_all(texts: list[str], problems: list[Problem], **columns: Any) -> list[rewards.Verdict]:
+        return [rewards.of_score(grade(t, p)) for t, p in zip(texts, problems, strict=True)]
+
+    monkeypatch.setattr(workbench, "rewards", SimpleNamespace(score_all=score_all, tally=rewards.tally))
     seen: list[Any] = []
     refresh = Engine.refresh
 

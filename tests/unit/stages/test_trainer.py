@@ -11,36 +11,13 @@ torch = pytest.importorskip("torch")
 
 from shoestring.estimate.flops import ModelShape  # noqa: E402
 from shoestring.estimate.memory import choose_recompute, rollout_bytes  # noqa: E402
-from shoestring.records import Checkpoint, StepReport, UserError  # noqa: E402
+from shoestring.records import Checkpoint, UserError  # noqa: E402
 from shoestring.stages import grpo, sft  # noqa: E402
-from shoestring.stages.context import Facts, write_lines  # noqa: E402
+from shoestring.stages.context import Facts  # noqa: E402
 from shoestring.stages.trainer import out_of_memory  # noqa: E402
 
 SETTINGS: dict[str, Any] = dict(epochs=3, batch=4, lr=1e-2, rows=64)
 REFUSED = "[enforce fail at alloc_cpu.cpp:114] data. DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."
-
-
-@pytest.fixture
-def traces(tmp_path: Path) -> dict[str, Path]:
-    def row(i: int) -> dict[str, Any]:
-        answer = "it is " + "so " * (i % 4) + str(2 * i + 1)
-        messages = [{"role": "user", "content": f"please add {i} and {i + 1}"}, {"role": "assistant", "content": answer}]
-        return {"problem_id": f"p{i}", "messages": messages}
-
-    return {"traces": write_lines(tmp_path / "traces.jsonl", [row(i) for i in range(10)])}
-
-
-@pytest.fixture
-def run(make_context: Any, drive: Any, traces: Any, tmp_path: Path) -> Any:
-    def go(where: str, until: int | None = None, context: dict[str, Any] | None = None, **keys: Any) -> list[Any]:
-        made = make_context(tmp_path / where, "sft", **(context or {}))
-        return drive(sft.run(sft.Config(**(SETTINGS | keys)), traces, made), until)
-
-    return go
-
-
-def reports(events: list[Any]) -> list[StepReport]:
-    return [e for e in events if isinstance(e, StepReport)]
 
 
 class Failing:
@@ -62,7 +39,10 @@ class Failing:
 
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError(REFUSED), torch.OutOfMemoryError("CUDA out of memory")])
 def test_a_step_without_memory_is_done_again_at_half_the_rows(
-    error: BaseException, run: Any, monkeypatch: pytest.MonkeyPatch
+    error: BaseException,
+    run: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    reports: Any,
 ) -> None:
     """The first micro-batch of step 1 is done, the second fails: nothing may be counted twice."""
     plain = reports(run("plain"))
@@ -122,7 +102,11 @@ def test_no_memory_for_the_optimisers_state_is_one_clear_line(run: Any, monkeypa
 
 @pytest.mark.parametrize("stated", ["auto", "none", "selective", "full"])
 def test_the_policy_and_the_forecast_are_reported_once_and_change_no_bit(
-    stated: str, run: Any, tmp_path: Path, final_state: Any
+    stated: str,
+    run: Any,
+    tmp_path: Path,
+    final_state: Any,
+    reports: Any,
 ) -> None:
     run("plain", recompute="none")
     told = reports(run("stated", recompute=stated, memory_gib=64.0))
@@ -135,7 +119,7 @@ def test_the_policy_and_the_forecast_are_reported_once_and_change_no_bit(
     assert all(torch.equal(a[k], b[k]) for k in a)
 
 
-def test_too_little_memory_recomputes_in_full_and_says_so(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_little_memory_recomputes_in_full_and_says_so(run: Any, monkeypatch: pytest.MonkeyPatch, reports: Any) -> None:
     from shoestring.train import recompute
 
     used: list[str] = []
@@ -146,7 +130,9 @@ def test_too_little_memory_recomputes_in_full_and_says_so(run: Any, monkeypatch:
 
 
 @pytest.mark.parametrize("optimiser", ["adamw8bit", "muon"])
-def test_each_optimiser_learns_and_resumes_bit_for_bit(optimiser: str, run: Any, tmp_path: Path, final_state: Any) -> None:
+def test_each_optimiser_learns_and_resumes_bit_for_bit(
+    optimiser: str, run: Any, tmp_path: Path, final_state: Any, reports: Any
+) -> None:
     whole = reports(run("whole", optimiser=optimiser))
     assert whole[-1].loss < 0.8 * whole[0].loss
     run("parts", 2, optimiser=optimiser)
@@ -184,7 +170,7 @@ def test_the_plans_memory_is_the_chosen_policys() -> None:
     for gib in (2.0, 3.5, 3.9, 64.0):
         config = sft.Config(memory_gib=gib)
         assert sft.forecast(config, facts).memory_bytes == choose_recompute(shape, 2048, memory_gib=gib).total
-    beside = rollout_bytes(shape, 64, 58 + 48)
+    beside = rollout_bytes(shape, 64, round(facts.sizes.prompt) + 48)
     expected = choose_recompute(shape, 2048, memory_gib=64.0, beside=beside).total
     assert grpo.forecast(grpo.Config(memory_gib=64.0), facts).memory_bytes == expected
     eight = sft.forecast(sft.Config(memory_gib=64.0, optimiser="adamw8bit"), facts).memory_bytes

@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterator
 
-from shoestring.cost.prices import SECOND, Price, known_amount, machine_id, per_second
+from shoestring.cost.price import SECOND, MachineFacts, Price, known_amount, per_second
+from shoestring.cost.rows import machine_id
 from shoestring.cost.sources import DATA
 from shoestring.records import LEASE, PriceRef
 
@@ -14,8 +15,8 @@ def load() -> Iterator[tuple[str, Price]]:
     """data/comparable.csv; the first row is the one that prices this machine."""
     with (DATA / "comparable.csv").open(encoding="utf-8", newline="") as f:
         for row in csv.DictReader(f):
-            hourly = known_amount(row["usd_per_hour"])
-            if hourly is None:
+            usd = known_amount(row["usd_per_hour"])
+            if usd is None:
                 continue
             place = machine_id(row["provider"], row["instance_type"], row["region"], "", row["market"])
             ref = PriceRef(
@@ -24,4 +25,7 @@ def load() -> Iterator[tuple[str, Price]]:
                 note=f"comparable, not an invoice: {row['provider']} {row['instance_type']} {row['region']}"
                 f" {row['market']}, {row['vcpus']} vCPU, {row['memory_gib']} GiB, ${row['usd_per_hour']}/h; {row['note']}",
             )
-            yield f"this:{place}/{LEASE}", Price(per_second(hourly), SECOND, ref)
+            facts = MachineFacts(f"this:{row['provider']}", row["instance_type"], row["region"], "", row["market"],
+                                 vcpus=int(row["vcpus"]), memory_gib=float(row["memory_gib"]),
+                                 ondemand_usd_per_hour=usd)  # fmt: skip
+            yield f"this:{place}/{LEASE}", Price(per_second(usd), SECOND, ref, facts)

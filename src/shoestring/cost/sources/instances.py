@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterator
+from pathlib import Path
 
-from shoestring.cost.prices import SECOND, Price, known_amount, machine_id, per_second
+from shoestring.cost.price import Price, known_amount
+from shoestring.cost.rows import MachineRow
 from shoestring.cost.sources import DATA
-from shoestring.records import LEASE, PriceRef
 
 # what the spot column means, row by row (data/README.md); every other status is "unknown", whatever the number says
 SPOT_STATUS = {
@@ -20,24 +21,33 @@ SPOT_STATUS = {
 
 def load() -> Iterator[tuple[str, Price]]:
     """data/instances.csv: an on-demand and a spot price a row, where they are known."""
-    with (DATA / "instances.csv").open(encoding="utf-8", newline="") as f:
+    for row in rows(DATA / "instances.csv"):
+        yield from row.prices()
+
+
+def rows(path: Path) -> Iterator[MachineRow]:
+    """A file of the columns of data/instances.csv. Raises KeyError and ValueError (decimal.InvalidOperation is one of
+    ArithmeticError) for other columns and for what is no number."""
+    with path.open(encoding="utf-8", newline="") as f:
         for row in csv.DictReader(f):
-            yield from _prices(row, "on-demand", row["ondemand_usd_per_hour"], "")
-            status = row["spot_status"]
-            if status in SPOT_STATUS:
-                yield from _prices(row, "spot", row["spot_usd_per_hour"], SPOT_STATUS[status])
+            yield machine(row)
 
 
-def _prices(row: dict[str, str], market: str, usd_per_hour: str, remark: str) -> Iterator[tuple[str, Price]]:
-    hourly = known_amount(usd_per_hour)
-    if hourly is None:
-        return
-    place = machine_id(row["provider"], row["instance_type"], row["region"], row["zone"], market)
-    where = row["region"] + (f"/{row['zone']}" if row["zone"] else "")
-    note = f"{row['provider']} {row['instance_type']} ({row['gpu_count']}x {row['gpu']}) {where} {market}, ${hourly}/h"
-    ref = PriceRef(
-        source=f"{row['source_repo']}@{row['source_commit'][:10]} {row['source_path']}",
+def machine(row: dict[str, str]) -> MachineRow:
+    spot, commit = row["spot_status"], row["source_commit"]
+    return MachineRow(
+        provider=row["provider"],
+        instance=row["instance_type"],
+        source=row["source_repo"] + (commit and f"@{commit[:10]}") + (row["source_path"] and f" {row['source_path']}"),
         date=f"{row['price_not_before']}..{row['price_not_after']}",
-        note=f"{note}; {remark}" if remark else note,
+        region=row["region"],
+        zone=row["zone"],
+        gpu=row["gpu"],
+        gpus=int(row["gpu_count"]),
+        gpu_memory_gib=float(row["gpu_mem_gib"]),
+        vcpus=int(row["vcpus"]),
+        memory_gib=float(row["host_mem_gib"]),
+        ondemand=known_amount(row["ondemand_usd_per_hour"]),
+        spot=known_amount(row["spot_usd_per_hour"]) if spot in SPOT_STATUS else None,
+        spot_remark=SPOT_STATUS.get(spot, ""),
     )
-    yield f"{place}/{LEASE}", Price(per_second(hourly), SECOND, ref)

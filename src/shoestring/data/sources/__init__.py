@@ -16,7 +16,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Literal
 
-from shoestring.data.sources import _files, _hub
+from shoestring.data.sources import _files, _hub, jsonl
 from shoestring.data.sources._files import Row
 from shoestring.records import Problem, UserError
 
@@ -52,6 +52,15 @@ def load(spec: str, split: Split | None = None, check: Check | None = None) -> l
         if near:
             raise UserError(f"unknown source {prefix!r} in {spec!r}: did you mean {near[0]!r}?")
     return modules[""].load(spec, split, check)
+
+
+def stream(spec: str, split: Split | None = None) -> Iterator[jsonl.Made]:
+    """The problems of one source one by one, as `load` reads it: (problem, what the row carries of measurements), or
+    what is wrong with a row ("file:line: ..."). For pools that do not fit in memory, and for rows that need not be whole.
+    """
+    if is_generated(spec):
+        return ((p, {}) for p in load(spec, split))
+    return jsonl.stream(spec, split)
 
 
 def is_generated(spec: str) -> bool:

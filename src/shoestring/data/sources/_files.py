@@ -5,13 +5,12 @@ from __future__ import annotations
 import csv
 import difflib
 import gzip
-import io
 import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from shoestring.records import UserError
 
@@ -41,23 +40,42 @@ def rows(path: Path) -> Iterator[Row]:
     how = kind(path)
     if how == ".parquet":
         return _parquet(path)
-    raw = _bytes(path)
+    file = _opened(path)
     if how == ".csv":
-        return _csv(path, raw)
-    if how == ".json" and raw.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] == b"[":
-        return _json(path, raw)
-    return _lines(path, raw)
+        return _csv(path, file)
+    if how == ".json" and _first(path, file) == b"[":
+        with file:
+            return _json(path, _guarded(path, file.read))
+    return _lines(path, file)
 
 
-def _bytes(path: Path) -> bytes:
+def _opened(path: Path) -> IO[bytes]:
+    """The file's bytes, unpacked as they are read: lines are never held all at once."""
     try:
-        raw = path.read_bytes()
-        return gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw
+        raw = path.open("rb")
+        packed = raw.peek(2)[:2] == b"\x1f\x8b"
     except FileNotFoundError:
         raise _absent(path) from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
+    file: Any = gzip.GzipFile(fileobj=raw, mode="rb") if packed else raw
+    _guarded(path, lambda: file.peek(1))
+    return file
+
+
+def _guarded(path: Path, read: Callable[[], bytes]) -> bytes:
+    try:
+        return read()
     except (OSError, EOFError, zlib.error, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise UserError(f"{path}: cannot be read: {reason}") from None
+
+
+def _first(path: Path, file: Any) -> bytes:
+    """The first byte that is no white space, or nothing if there are only 64 KiB of it; the file's place stays."""
+    head = _guarded(path, lambda: file.read(65536))
+    _guarded(path, lambda: bytes(file.seek(0)))
+    return head.lstrip(b"\xef\xbb\xbf \t\r\n")[:1]
 
 
 def _absent(path: Path) -> UserError:
@@ -77,15 +95,18 @@ def _text(raw: bytes) -> str | int:
         return raw.count(b"\n", 0, error.start) + 1
 
 
-def _lines(path: Path, raw: bytes) -> Iterator[Row]:
+def _lines(path: Path, file: IO[bytes]) -> Iterator[Row]:
     """Line by line, so that one line that is no text does not hide the others."""
-    for number, line in enumerate(raw.split(b"\n"), 1):
-        where = f"{path}:{number}"
-        text = _text(line)
-        if isinstance(text, int):
-            yield Row(where, None, "is not UTF-8 text")
-        elif text.strip():
-            yield _parsed(where, text)
+    with file:
+        number = 0
+        while line := _guarded(path, file.readline):
+            number += 1
+            where = f"{path}:{number}"
+            text = _text(line)
+            if isinstance(text, int):
+                yield Row(where, None, "is not UTF-8 text")
+            elif text.strip():
+                yield _parsed(where, text)
 
 
 def _parsed(where: str, text: str) -> Row:
@@ -128,19 +149,27 @@ def _json(path: Path, raw: bytes) -> Iterator[Row]:
         yield _object(f"{path}:{line}", made)
 
 
-def _csv(path: Path, raw: bytes) -> Iterator[Row]:
+def _decoded(path: Path, file: IO[bytes]) -> Iterator[str]:
+    """The lines as text. UnicodeDecodeError at the first that is none."""
+    first = True
+    with file:
+        while line := _guarded(path, file.readline):
+            yield line.decode("utf-8-sig" if first else "utf-8")
+            first = False
+
+
+def _csv(path: Path, file: IO[bytes]) -> Iterator[Row]:
     """A header line, then records; every value is text. A record stands at the line on which it ends."""
-    text = _text(raw)
-    if isinstance(text, int):
-        yield Row(f"{path}:{text}", None, "is not UTF-8 text")
-        return
     csv.field_size_limit(2**31 - 1)
-    reader = csv.reader(io.StringIO(text, newline=""))
+    reader = csv.reader(_decoded(path, file))
     header: list[str] | None = None
     while True:
         try:
             record = next(reader)
         except StopIteration:
+            return
+        except UnicodeDecodeError:
+            yield Row(f"{path}:{reader.line_num + 1}", None, "is not UTF-8 text")
             return
         except csv.Error as error:
             yield Row(f"{path}:{reader.line_num}", None, f"is not CSV: {error}")

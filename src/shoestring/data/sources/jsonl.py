@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import urllib.parse
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,12 @@ FIELDS = ("prompt", "answer", "solution", "domain", "source", "licence", "split"
 REQUIRED = ("prompt", "answer")
 
 
-def load(rest: str, split: str | None = None, check: Callable[[Problem], None] | None = None) -> list[Problem]:
-    """The problems of "path" or "path?prompt=question&answer=target" (our field = the file's column).
+EXTRAS = ("pass_rate", "tokens", "cluster", "rates")  # what a row may carry of earlier measurements
+Made = tuple[Problem, dict[str, Any]] | str  # a problem and its extras, or what is wrong with the row
 
-    A hub id ("org/name") stands for a path; there `config` chooses the data set's configuration and `split` its split.
-    """
+
+def parsed(rest: str) -> tuple[str, dict[str, str]]:
+    """"path?prompt=question" as the path and the columns' names. UserError for a query that is none."""
     path, mark, query = rest.partition("?")
     if mark and Path(rest).exists():
         path, query = rest, ""
@@ -30,7 +31,62 @@ def load(rest: str, split: str | None = None, check: Callable[[Problem], None] |
         pairs = urllib.parse.parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query))
     except ValueError:
         raise UserError(f"{rest}: what follows '?' must read field=column&field=column") from None
-    columns = dict(pairs)
+    return path, dict(pairs)
+
+
+def stream(rest: str, split: str | None = None) -> Iterator[Made]:
+    """The rows of a file or hub id one by one, each as a problem with its EXTRAS, or as what is wrong with it.
+
+    Memory stays that of a row (a JSON array is the exception). Raises UserError where nothing can be read at all.
+    """
+    path, columns = parsed(rest)
+    if _hub.is_id(path):
+        found = _hub.rows(path, columns.pop("split", split or "train"), columns.pop("config", ""))
+    else:
+        found = _files.rows(Path(path))
+    for name in columns:
+        if name not in (*FIELDS, *EXTRAS):
+            raise UserError(f"{path}: unknown field {name!r}{_nearest(name, (*FIELDS, *EXTRAS))}")
+    return _stream(found, path, columns, split)
+
+
+def _stream(found: Iterable[_files.Row], path: str, columns: Mapping[str, str], split: str | None) -> Iterator[Made]:
+    fields = {k: v for k, v in columns.items() if k in FIELDS}
+    for row in found:
+        if row.data is None:
+            yield f"{row.where}: {row.wrong}"
+            continue
+        try:
+            problem, row_split = problem_of(row.where, row.data, fields, {}, path)
+            extras = {name: row.data.get(columns.get(name, name)) for name in EXTRAS}
+            measured = {name: _measured(row.where, name, value) for name, value in extras.items() if value not in (None, "")}
+        except UserError as error:
+            yield str(error)
+            continue
+        if split is None or row_split in (None, split):
+            yield problem, measured
+
+
+def _measured(where: str, name: str, value: Any) -> Any:
+    """A number where one is meant: CSV knows only text."""
+    if name not in ("pass_rate", "tokens"):
+        return value
+    try:
+        made = float(value)
+        if not (0 <= made <= 1 if name == "pass_rate" else 0 <= made < 2**53):
+            raise ValueError
+    except (TypeError, ValueError):
+        most = "from 0 to 1" if name == "pass_rate" else "of tokens"
+        raise UserError(f"{where}: the {name} must be a number {most}, not {value!r}") from None
+    return made if name == "pass_rate" else int(made)
+
+
+def load(rest: str, split: str | None = None, check: Callable[[Problem], None] | None = None) -> list[Problem]:
+    """The problems of "path" or "path?prompt=question&answer=target" (our field = the file's column).
+
+    A hub id ("org/name") stands for a path; there `config` chooses the data set's configuration and `split` its split.
+    """
+    path, columns = parsed(rest)
     if _hub.is_id(path):
         found = _hub.rows(path, split or "train", columns.pop("config", ""))
         return _collect(found, path, columns, split, check)

@@ -17,6 +17,15 @@ from shoestring.records import Problem, UserError
 
 PREFIX = "gym"
 TEST_SHARE = 0.1  # of the operand keys
+# Families with more right answers than their gold: of recorded answers that their own verifier pays in full, `exact` refuses 4%
+# (shortest_path) to all (group_anagrams); see docs/grading.md. Each accepts 40 golds of 40, metadata read back from JSON.
+SCORED = frozenset(
+    """advanced_geometry codeio complex_arithmetic countdown cryptarithm decimal_arithmetic fraction_simplification game_of_life
+    game_of_life_halting group_anagrams intermediate_integration jugs knights_knaves n_queens number_sorting
+    palindrome_generation palindrome_partitioning polynomial_equations polynomial_multiplication pool_matrix power_function
+    puzzle24 quantum_lock shortest_path simple_integration sokoban time_intervals tower_of_hanoi word_ladder
+    word_sorting""".split()  # noqa: SIM905
+)
 _DEFAULTS = {"size": 500, "seed": 0}
 
 
@@ -55,7 +64,9 @@ def load(rest: str, split: str | None = None, check: Callable[[Problem], None] |
     """The problems of "NAME?config": distinct questions in the generator's order.
 
     config: Reasoning Gym's own keys for the family, with size (default 500, before splitting and dropping repeats) and
-    seed (default 0). Train and test share no operands (`answers.operand_key`). Raises UserError if Reasoning Gym is
+    seed (default 0).
+    Families of `SCORED` are graded by their own verifier ("gym"), the others by "exact".
+    Train and test share no operands (`answers.operand_key`). Raises UserError if Reasoning Gym is
     missing, the family is unknown, or the configuration is refused.
     """
     name, _, query = rest.partition("?")
@@ -90,15 +101,18 @@ def _gradable(problem: Problem) -> None:
 
 def _distinct(name: str, config: Mapping[str, Any], entries: list[Any]) -> list[Problem]:
     shown = {k: v for k, v in config.items() if k != "seed"}
-    source = (
-        f"reasoning-gym {version('reasoning_gym')} {name} {json.dumps(shown, sort_keys=True)} seed={config['seed']}"
-    )
+    source = f"reasoning-gym {version('reasoning_gym')} {name} {json.dumps(shown, sort_keys=True)} seed={config['seed']}"
     seen: dict[str, Problem] = {}
     for entry in entries:
+        if entry["answer"] is None:
+            raise UserError(f"gym: {name} states no right answer to its questions, so that nothing can be compared with one")
         prompt, answer = entry["question"].strip(), str(entry["answer"]).strip()
         if prompt not in seen:
+            graded: dict[str, Any] = {}
+            if name in SCORED:  # its verifier reads the metadata, as JSON since that is how problems travel
+                graded = {"grader": "gym", "grader_args": {"metadata": json.loads(json.dumps(entry["metadata"]))}}
             solution = solve(name, prompt, answer) if answers.normalise(answer) else None
             seen[prompt] = Problem.make(
-                prompt, answer, solution=solution, source=source, licence="Apache-2.0", domain=name
+                prompt, answer, solution=solution, source=source, licence="Apache-2.0", domain=name, **graded
             )
     return list(seen.values())

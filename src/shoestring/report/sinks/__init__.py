@@ -78,6 +78,8 @@ def values_of(row: Mapping[str, Any]) -> dict[str, float]:
     """What is logged of a line of metrics.jsonl, by stage: loss, reward, grad_norm, lr, tokens/s; the run's dollars."""
     stage = row["stage"]
     out = {f"{stage}/step": row["step"], "usd/spent": row["usd_spent"], "usd/left": row["usd_left"]}
+    money = {"usd_per_hour": "usd/per_hour", "usd_forecast_end": "usd/forecast_end", "goodput": "goodput"}
+    out |= {name: row[key] for key, name in money.items() if key in row}
     for key in ("loss", "reward", "grad_norm", "lr"):
         if isinstance(row.get(key), int | float):
             out[f"{stage}/{key}"] = row[key]
