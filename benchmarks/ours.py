@@ -184,7 +184,7 @@ class Decode:
 
         if batch not in self.engines:
             self.engines[batch] = Engine(self.model, batch)
-        requests = [Request(tuple(p), new) for p in self.prompts[:batch]]
+        requests = [Request(tuple(p), new, logprobs=False) for p in self.prompts[:batch]]
         watch, done = Stopwatch(), []
         for _ in range(times):
             with watch:

@@ -211,8 +211,9 @@ def _priced(
 ) -> PlannedStage:  # fmt: skip
     """Wall seconds and dollars; on this machine mended by what earlier runs took (estimate.history)."""
     mended = 1.0
-    if here and (found := history.correction(use, facts.shape.parameters(), facts.profile)) is not None:
-        mended = found
+    if here:
+        found = history.correction(use, facts.shape.parameters(), facts.profile)
+        mended = history.TYPICAL.get(use, 1.0) if found is None else found
         usages = tuple(replace(u, quantity=u.quantity * mended) if u.unit == "second" else u for u in forecast.usages)
         forecast = replace(forecast, usages=usages)
     seconds = sum(u.quantity for u in forecast.usages if u.unit == "second") / facts.machines

@@ -334,13 +334,15 @@ class Session:
             [r.request.temperature for r in some],
             [uniform(r.request.seed, len(r.tokens)) if r.request.temperature else 0.0 for r in some],
             [r.filter for r in some],
+            [r.request.logprobs for r in some],
         )
         events: list[Event] = []
         ended: list[int] = []
         for k, (row, token, lp) in enumerate(zip(some, tokens.tolist(), logprobs.tolist(), strict=True)):
             row.last = token
             row.tokens.append(token)
-            row.logprobs.append(lp)
+            if row.request.logprobs:
+                row.logprobs.append(lp)
             events.append((row.id, token, lp))
             reason = self._reason(row)
             if reason:

@@ -9,7 +9,8 @@ from typing import Literal
 @dataclass(frozen=True)
 class Request:
     """temperature 0 is greedy. top_p (0, 1], top_k (0: all) and min_p [0, 1) narrow what may be sampled, in that order:
-    top_k, top_p, min_p. stop: token ids; stop_strings: searched in the text, where the engine was given `text`."""
+    top_k, top_p, min_p. stop: token ids; stop_strings: searched in the text, where the engine was given `text`.
+    logprobs: whether log-probabilities are wanted; a greedy answer without them spends no pass on the softmax."""
 
     prompt: tuple[int, ...]
     max_new: int
@@ -20,13 +21,15 @@ class Request:
     top_k: int = 0
     min_p: float = 0.0
     stop_strings: tuple[str, ...] = ()
+    logprobs: bool = True
 
 
 @dataclass(frozen=True)
 class Completion:
     """tokens includes the stop token, if one was sampled, or the token that completed a stop string.
 
-    logprobs: natural log under the softmax at the request's temperature (1 for greedy), unfiltered; one a token.
+    logprobs: natural log under the softmax at the request's temperature (1 for greedy), unfiltered; one a token, none where
+    the request wanted none.
     reason "error": nothing was sampled, and `error` says why.
     """
 

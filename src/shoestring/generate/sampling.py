@@ -50,7 +50,6 @@ class Filter:
         return self.top_p >= 1.0 and self.top_k == 0 and self.min_p == 0.0
 
 
-
 def filtered(p: torch.Tensor, f: Filter, u: float) -> int:
     """One token of the weights p [V] (not normalised) under a filter. The likeliest is always kept."""
     ranked, ids = torch.sort(p.double(), descending=True, stable=True)
@@ -74,18 +73,37 @@ def choose(
     temperatures: Sequence[float],
     uniforms: Sequence[float],
     filters: Sequence[Filter] | None = None,
+    wanted: Sequence[bool] | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """logits [B, V] (any float type) → tokens [B] int64, log-probabilities [B] fp32.
 
     Temperature 0 is greedy, and its log-probability is under temperature 1. Ties go to the lowest id. The
-    log-probability is that of the whole softmax, whatever was filtered.
+    log-probability is that of the whole softmax, whatever was filtered. wanted: rows whose log-probability is; where all
+    of a group are greedy and none is wanted, theirs are not a number.
     """
     parts = []
     step = ROWS if logits.device.type == "cpu" else logits.shape[0]
     for i in range(0, logits.shape[0], step):
         part = slice(i, i + step)
+        if wanted is not None and not any(wanted[part]) and not any(temperatures[part]):
+            best, _ = _largest(_in_blocks(logits[part]))
+            parts.append((best, torch.full((len(best),), float("nan"), device=best.device)))
+            continue
         parts.append(_choose(logits[part], temperatures[part], uniforms[part], filters and filters[part]))
     return torch.cat([t for t, _ in parts]), torch.cat([lp for _, lp in parts])
+
+
+def _in_blocks(x: torch.Tensor) -> torch.Tensor:
+    """[B, V] → [B, V / BLOCK, BLOCK], filled up with minus infinity."""
+    pad = -x.shape[1] % BLOCK
+    return (torch.nn.functional.pad(x, (0, pad), value=float("-inf")) if pad else x).view(x.shape[0], -1, BLOCK)
+
+
+def _largest(blocks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """(its place in the row, the largest) [B], in two levels: one pass without indices, then one block's."""
+    top, where = blocks.amax(-1).max(-1)
+    each = torch.arange(blocks.shape[0], device=blocks.device)
+    return where * BLOCK + blocks[each, where].argmax(-1), top
 
 
 def _choose(
@@ -94,13 +112,9 @@ def _choose(
     wide = logits.float()
     if any(x not in (0.0, 1.0) for x in temperatures):
         wide = wide / torch.tensor([x if x > 0 else 1.0 for x in temperatures], device=wide.device)[:, None]
-    b, v = wide.shape
-    pad = -v % BLOCK
-    blocks = (torch.nn.functional.pad(wide, (0, pad), value=float("-inf")) if pad else wide).view(b, -1, BLOCK)
-    # the largest in two levels as well: one pass without indices, then one block's
-    top, where = blocks.amax(-1).max(-1)
-    each = torch.arange(b, device=wide.device)
-    best = where * BLOCK + blocks[each, where].argmax(-1)
+    v = wide.shape[1]
+    blocks = _in_blocks(wide)
+    best, top = _largest(blocks)
     p = (blocks - top[:, None, None]).exp_()
     sums = p.sum(-1).double()  # 256 weights in fp32 (their own precision), 192 sums of them in fp64
     edges = sums.cumsum(-1)

@@ -136,7 +136,9 @@ def run(config: Config, inputs: Mapping[str, Path], context: Context) -> Events:
         began = started if i == 0 else context.clock()
         stop = frozenset([tokenizer.end])
         try:
-            done = engine.generate([Request(tokenizer.chat(asks[k].messages), config.max_new, stop=stop) for k in chunk])
+            done = engine.generate(
+                [Request(tokenizer.chat(asks[k].messages), config.max_new, stop=stop, logprobs=False) for k in chunk]
+            )
         except Overrun:  # the chunk is lost, what was graded is the score
             stopped = True
             break

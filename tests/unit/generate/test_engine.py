@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -124,6 +125,14 @@ def test_logprobs_are_those_of_the_training_forward(tiny_decoder: Any) -> None:
                 h = model.hidden(ids, torch.arange(len(ids)), [Document(0, len(ids))])[len(r.prompt) - 1 : -1]
                 again, _ = linear_logprobs(h, model.output_weight, ids[len(r.prompt) :], temperature)
             assert torch.tensor(done.logprobs) == pytest.approx(again, abs=1e-4)
+
+
+def test_log_probabilities_that_nobody_wants(tiny_decoder: Any) -> None:
+    model = tiny_decoder()
+    requests = make_requests()
+    bare = Engine(model).generate([replace(r, logprobs=False) for r in requests])
+    assert [c.tokens for c in bare] == [c.tokens for c in Engine(model).generate(requests)]
+    assert all(c.logprobs == () for c in bare)
 
 
 def test_stopping(tiny_decoder: Any) -> None:

@@ -156,3 +156,14 @@ def test_a_filter_touches_its_own_row_alone() -> None:
     mixed, _ = choose(logits, t, u, [Filter(), Filter(top_k=1), Filter(top_k=1), Filter()])
     assert mixed[[0, 2, 3]].tolist() == plain[[0, 2, 3]].tolist() and int(mixed[1]) == int(logits[1].argmax())
     assert choose(logits, t, u, [Filter()] * 4)[0].tolist() == plain.tolist()
+
+
+def test_greedy_without_log_probabilities_chooses_the_same() -> None:
+    g = torch.Generator().manual_seed(3)
+    logits = torch.randn(20, 700, generator=g).bfloat16()
+    logits[4, 5] = logits[4, 600] = 9.0  # a tie goes to the lowest id
+    tokens, logprobs = choose(logits, [0.0] * 20, [0.0] * 20)
+    bare, nothing = choose(logits, [0.0] * 20, [0.0] * 20, None, [False] * 20)
+    assert torch.equal(bare, tokens) and bare[4] == 5 and nothing.isnan().all()
+    mixed = choose(logits, [0.0] * 20, [0.0] * 20, None, [k == 3 for k in range(20)])[1]
+    assert torch.equal(mixed[:8], logprobs[:8]) and mixed[8:].isnan().all()
