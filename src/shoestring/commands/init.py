@@ -186,7 +186,7 @@ def _problems(spec: str, out: Path) -> tuple[str, str | None]:
         return spec, None
     if "" not in splits:
         raise UserError(f"{spec}: every problem is in the split {splits.pop()!r}; training and a score need both")
-    return _split([r.data for r in rows], out)
+    return _split([r.data for r in rows if r.data is not None], out)
 
 
 def _split(rows: list[dict[str, Any]], out: Path) -> tuple[str, str]:
