@@ -12,7 +12,7 @@ from typing import Any
 
 def prepare() -> Callable[[dict[str, Any]], dict[str, Any]]:
     """The function that does one task: {"family", "entry", "answer"}; without "answer" only the family is looked up."""
-    from reasoning_gym.factory import DATASETS, get_score_answer_fn
+    from reasoning_gym.factory import DATASETS, get_score_answer_fn  # pyright: ignore[reportMissingImports]
 
     scorer = lru_cache(256)(get_score_answer_fn)
 
