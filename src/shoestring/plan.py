@@ -209,17 +209,23 @@ def _leaving(out: list[Usage], facts: Facts, book: PriceBook) -> PlannedStage:
 def _priced(
     use: str, name: str, forecast: Forecast, facts: Facts, book: PriceBook, here: bool, beside: Beside
 ) -> PlannedStage:  # fmt: skip
-    """Wall seconds and dollars; on this machine mended by what earlier runs took (estimate.history)."""
-    mended = 1.0
+    """Wall seconds and dollars; on this machine mended by what earlier runs took (estimate.history).
+
+    Mended by what runs on another machine took (no run here tells), measured rates no longer make a measured forecast.
+    """
+    mended, typical = 1.0, False
     if here:
         found = history.correction(use, facts.shape.parameters(), facts.profile)
-        mended = history.TYPICAL.get(use, 1.0) if found is None else found
+        typical = found is None and use in history.TYPICAL
+        mended = history.TYPICAL[use] if typical else found or 1.0
         usages = tuple(replace(u, quantity=u.quantity * mended) if u.unit == "second" else u for u in forecast.usages)
         forecast = replace(forecast, usages=usages)
     seconds = sum(u.quantity for u in forecast.usages if u.unit == "second") / facts.machines
     lease = Usage(facts.machine, seconds, "second", name)  # storage is there once, however many machines use it
     forecast = replace(forecast, usages=(*forecast.usages, *beside.during(lease)))
     basis: Basis = forecast.basis or facts.rates().basis
+    if typical and basis == "measured":
+        basis = "literature"
     low, high = min(forecast.low, 1.0), max(forecast.high, 1.0)
 
     def at(scale: float, tokens: float = 1.0, unit: str = "") -> float:

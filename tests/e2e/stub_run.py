@@ -14,6 +14,7 @@ import pytest
 from rich.console import Console
 
 from shoestring import export, pipeline, probe, recipe, stages
+from shoestring.estimate import history
 from shoestring.estimate.flops import ModelShape
 from shoestring.estimate.machine import Profile
 from shoestring.pipeline import Pipeline
@@ -122,4 +123,5 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     monkeypatch.setattr(export, "write_model", lambda run, *_: (run / "model").mkdir(exist_ok=True))
     monkeypatch.setattr(probe, "measured_profile", lambda base, shape: (profile, False))
     monkeypatch.setattr(pipeline.plan, "START_SECONDS", 3.0)
+    monkeypatch.setattr(history, "TYPICAL", {})  # these stages take what they say
     return made
