@@ -238,7 +238,8 @@ def grpo(card: Card, effort: Effort) -> list[Row]:
     from shoestring.records import Trace
     from shoestring.stages.grpo import advantages, to_example
     from shoestring.train.optimiser import MasterAdamW
-    from shoestring.train.step import Clip, accumulate
+    from shoestring.train.policy import Policy
+    from shoestring.train.step import accumulate
 
     card.forget()
     model = model_of(SMALL_135M, card, effort)
@@ -261,7 +262,7 @@ def grpo(card: Card, effort: Effort) -> list[Row]:
                 examples.append(
                     to_example(Trace("", r.prompt, d.tokens, (True,) * len(d.tokens), d.logprobs, d.reason, "bench"), a)
                 )
-        accumulate(model, pack(examples, effort.rows), Clip(0.2, 0.2, 1.0))
+        accumulate(model, pack(examples, effort.rows), Policy(0.2, 0.2, 1.0))
         norms.append(optimiser.step(1.0, 1.0))
 
     step(0)

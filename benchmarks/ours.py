@@ -239,7 +239,8 @@ class Grpo:
 
     def block(self, steps: int) -> dict[str, Any]:
         from shoestring.data.packing import pack
-        from shoestring.train.step import Clip, accumulate
+        from shoestring.train.policy import Policy
+        from shoestring.train.step import accumulate
 
         watch, rollout, tokens, rewards = Stopwatch(), Stopwatch(), 0, []
         for _ in range(steps):
@@ -247,7 +248,7 @@ class Grpo:
                 with rollout:
                     asked, done = self._roll()
                 examples, scores = self._examples(asked, done)
-                accumulate(self.model, pack(examples, self.settings["rows"]), Clip(0.2, 0.2, 1.0))
+                accumulate(self.model, pack(examples, self.settings["rows"]), Policy(0.2, 0.2, 1.0))
                 self.optimiser.step(1.0, 1.0)
             self.step += 1
             tokens += sum(len(d.tokens) for d in done)

@@ -27,7 +27,7 @@ def no_earlier_runs(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.Te
 @pytest.fixture(scope="session")
 def tiny_decoder() -> Callable[..., Any]:
     """make(seed=0, **sizes) → a small random fp32 Decoder; weights large enough that attention is not flat."""
-    torch = pytest.importorskip("torch")
+    torch = pytest.importorskip("torch", reason="needs torch: pip install 'shoestring[train]'")
     from shoestring.models.config import DecoderConfig
     from shoestring.models.decoder import Decoder
 

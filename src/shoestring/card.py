@@ -88,10 +88,19 @@ def _data(run_dir: Path, state: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def remarks(recipe: Recipe) -> list[str]:
-    """A line for the base and for each teacher whose licence forbids training on its output, binds it, or is not known."""
+    """A line for the base and for each teacher whose licence forbids training on its output, binds it, or is not known, or
+    was not checked."""
+    said = (licences.remark(role, model, stated) for role, model, stated in _taught_by(recipe))
+    return list(dict.fromkeys(line for line in said if line))
+
+
+def _taught_by(recipe: Recipe) -> list[tuple[str, str, str]]:
+    """(role, model, the licence that it states) of the base and of every stage's teacher."""
     asked = [("base", recipe.base, licence_of(recipe.base))]
     for table in recipe.stages:
         teacher = getattr(table.config, "teacher", None)
+        if teacher == "self":  # the run's own model, whose base stands above
+            continue
         if isinstance(teacher, str) and teacher:
             asked.append(("teacher", teacher, licence_of(teacher)))
         elif isinstance(teacher, Mapping) and teacher.get("recorded"):
@@ -100,17 +109,16 @@ def remarks(recipe: Recipe) -> list[str]:
             asked.append(("teacher", str(teacher.get("model", "")), ""))
         elif isinstance(teacher, Mapping) and teacher.get("model"):
             asked.append(("teacher", str(teacher["model"]), licence_of(str(teacher["model"]))))
-    said = (licences.remark(role, model, stated) for role, model, stated in asked)
-    return list(dict.fromkeys(line for line in said if line))
+    return asked
 
 
 def _recorded(path: str, model: str) -> list[tuple[str, str, str]]:
     """(role, model, licence) of the models that a recording holds, each with the first licence that its rows state."""
-    from shoestring.generate.recorded import read
+    from shoestring.generate.recorded import located, read
 
     found: dict[str, str] = {}
     try:
-        for _, row in read(Path(path).expanduser()):
+        for _, row in read(located(path)):
             name = str(row.get("model") or f"recorded:{Path(path).name}")
             if not model or model == name:
                 found[name] = found.get(name) or str(row.get("licence") or row.get("license") or "")
@@ -132,8 +140,8 @@ def _licences(run_dir: Path, recipe: Recipe, state: dict[str, Any]) -> list[str]
             listed = ", ".join(f"{name} {n}" for name, n in counts.most_common())
             lines.append(f"- {traces.name}: {sum(counts.values())} records by licence: {listed}")
         lines += [f"- {n} answers by {model} ({licence})" for (model, licence), n in written.most_common()]
-    lines += [f"- {line}" for line in remarks(recipe)]
-    return ["## Licences", "", *lines, ""] if lines else []
+    lines += dict.fromkeys(f"- {licences.line(*who)}" for who in _taught_by(recipe))
+    return ["## Licences", "", *lines, ""]
 
 
 def _adapter(path: Path) -> list[str]:

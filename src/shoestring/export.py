@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from shoestring.card import UPSTREAM, write_card
+from shoestring.card import UPSTREAM, licence_of, write_card
 from shoestring.estimate.headers import model_shape
 from shoestring.estimate.locate import locate
 from shoestring.recipe import Recipe
@@ -127,3 +127,21 @@ def _write_adapter(model: Decoder, path: Path, base: str, config: LoraConfig, te
 
     lora.attach(model, config, seed=0)
     save_adapter(model, path, base, tensors)
+
+
+def run_model(model: str) -> str:
+    """`model`, or the model in it where it is a run's folder. UserError where the run has none yet."""
+    path = Path(model).expanduser()
+    if (path / "run.json").is_file() and not (path / "config.json").exists():
+        if not (path / "model" / "config.json").is_file():
+            raise UserError(f"{path}: this run has no model yet; finish it with --resume")
+        return str(path / "model")
+    return model
+
+
+def model_and_licence(model: str) -> tuple[Path, str, str]:
+    """(model folder, a short name, its licence or ""): `model` is a run's or a model's folder, a .gguf, a name or a hub id."""
+    named = run_model(model)
+    path = Path(named).expanduser()
+    short = path.resolve().parent.name if named != model or path.name == "model" else Path(model).name.removesuffix(".gguf")
+    return base_folder(named), short, licence_of(named)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import fcntl
 import json
-from decimal import Decimal
 from pathlib import Path
 from typing import IO, Any
 
 from shoestring import export, plan, probe, stages
+from shoestring.cost.beside import Beside
+from shoestring.cost.budget import Budget
 from shoestring.cost.prices import PriceBook
 from shoestring.lease import reopen
 from shoestring.recipe import Recipe
-from shoestring.records import Checkpoint, UserError
+from shoestring.records import Checkpoint, Usage, UserError
 from shoestring.stages.trainer import TrainerConfig
 
 RUN = "run.json"
@@ -56,6 +57,13 @@ def standing(recipe: Recipe, run_dir: Path, resume: bool) -> dict[str, Any]:
         raise UserError(f"{run_dir / RUN}: cannot be read; give the run another --name") from None
     if not resume:
         raise UserError(f"{run_dir}: this run exists; add --resume to go on with it, or --name for a new one")
+    before, now = dict(state.get("code", ())), dict(recipe.code)
+    for file in before:
+        if (file in now and now[file] != before[file]) or not Path(file).is_file():
+            raise UserError(
+                f"{run_dir}: {file} is not what it was when this run began, and its rewards would not mean the same; "
+                "put it back, or give the run another --name"
+            )
     if state["recipe_hash"] != recipe.hash:
         raise UserError(
             f"{run_dir}: the recipe or the seed has changed since this run began; "
@@ -77,18 +85,20 @@ def fresh(recipe: Recipe, book: PriceBook, sku: str, started: float) -> dict[str
             "sku": sku, "usd_per_hour": f"{price.amount * 3600:.4f}", "source": price.ref.source,
             "date": price.ref.date, "note": price.ref.note,
         },
-        "base": recipe.base, "recipe_hash": recipe.hash, "weights": None, "model_name": "base",
+        "base": recipe.base, "recipe_hash": recipe.hash, "code": recipe.code, "weights": None, "model_name": "base",
         "artifacts": {}, "start_done": False, "closed": False, "reached": None,
         "stages": [{"name": t.name, "use": t.use, "status": "waiting", "seconds": 0.0} for t in recipe.stages],
     }  # fmt: skip
 
 
-def refuse_a_poor_resume(run_dir: Path, left: Decimal, budget: Decimal, usd_per_second: Decimal) -> None:
-    """UserError where so little is left that going on would end in nothing."""
-    needed = Decimal(plan.RESUME_SECONDS + plan.EXPORT_SECONDS) * usd_per_second
-    if left < needed:
+def refuse_a_poor_resume(run_dir: Path, budget: Budget, sku: str, beside: Beside) -> None:
+    """UserError where so little is left that going on would end in nothing: imports, the base model once more and an export,
+    the storage meanwhile, and the result's way out."""
+    lease = Usage(sku, plan.RESUME_SECONDS + plan.EXPORT_SECONDS, "second", "start")
+    needed = budget.book.cost([lease, *beside.during(lease), *beside.out("start", "", 0.0)])
+    if budget.left() < needed:
         raise UserError(
-            f"{run_dir}: {left:.4f} USD of {budget} are left and going on takes at least "
+            f"{run_dir}: {budget.left():.4f} USD of {budget.limit} are left and going on takes at least "
             f"{needed:.4f}; give a bigger budget, as in --set budget='1 USD'"
         )
 

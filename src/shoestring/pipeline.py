@@ -15,7 +15,6 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -136,9 +135,7 @@ class Pipeline:
             self.console.print(f"the last attempt was killed: {seconds:.1f} s of its lease are billed as failed")
         self.budget = Budget(self.recipe.budget, self.book, self.ledger)
         if self.resumed:
-            opening.refuse_a_poor_resume(
-                self.run_dir, self.budget.left(), self.recipe.budget, Decimal(str(self.usd_per_second))
-            )
+            opening.refuse_a_poor_resume(self.run_dir, self.budget, self.sku, self.beside)
         self.ledger.begin(attempt, lease_start=self.started)
         self.lease = Lease(
             self.ledger, self.budget, self.sku, attempt, self.run_dir, self.started, self.clock, self.beside
@@ -181,7 +178,8 @@ class Pipeline:
         base = export.base_folder(self.recipe.base)
         shape = model_shape(str(base))
         profile, fresh = probe.measured_profile(base, shape)
-        self.plan = plan.make(self.recipe, self.book, self.sku, shape, profile)
+        reused = [r["name"] for r in self.state["stages"] if r["status"] == "reused"]
+        self.plan = plan.make(self.recipe, self.book, self.sku, shape, profile, reused)
         path = self.run_dir / "plan.json"
         fresh_plan = not path.exists()
         data = plan.write(self.plan, self.book, path, self.clock()) if fresh_plan else json.loads(path.read_text())
@@ -202,7 +200,7 @@ class Pipeline:
         try:
             for i, table in enumerate(self.recipe.stages):
                 row = self._row(table.name)
-                if row["status"] in ("finished", "skipped"):
+                if row["status"] in ("finished", "skipped", "reused"):
                     continue
                 if self.interrupted or self.closing:
                     return

@@ -7,6 +7,7 @@ rented GPU from published runs (estimate.throughput).
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from pathlib import Path
@@ -105,13 +106,13 @@ class Plan:
         return self.checkpoint_seconds() + EXPORT_SECONDS + (last.seconds.high if last else 0.0)
 
     def least_usd(self) -> Decimal:
-        """What must fit for a run to make sense: everything essential, a checkpoint and a few steps of training, with the
-        storage meanwhile and the result's way out."""
-        needed = [s.seconds.mid for s in self.stages if s.forecast.essential]
+        """What must fit for a run to make sense: everything essential (the result's way out too), a checkpoint and a few steps
+        of training, with the storage meanwhile."""
+        essential = sum((Decimal(str(s.usd.mid)) for s in self.stages if s.forecast.essential), Decimal(0))
+        seconds = EXPORT_SECONDS
         if any(s.forecast.trains for s in self.stages):
-            needed += [self.checkpoint_seconds(), TRAIN_SECONDS]
-        each = self.usd_per_second + self.storage_usd_per_second
-        return Decimal(str(sum(needed) + EXPORT_SECONDS)) * each + self.egress_usd
+            seconds += self.checkpoint_seconds() + TRAIN_SECONDS
+        return essential + Decimal(str(seconds)) * (self.usd_per_second + self.storage_usd_per_second)
 
 
 def shape_of(base: str) -> ModelShape:
@@ -143,9 +144,11 @@ def rates_of(recipe: Recipe, book: PriceBook, machine: str, shape: ModelShape, p
 
 
 def make(
-    recipe: Recipe, book: PriceBook, machine: str, shape: ModelShape | None = None, profile: Profile | None = None
-) -> Plan:
-    """Forecast every stage in order. Raises UserError for what cannot be planned (unknown price, model, card, stage)."""
+    recipe: Recipe, book: PriceBook, machine: str, shape: ModelShape | None = None, profile: Profile | None = None,
+    reused: Collection[str] = (),
+) -> Plan:  # fmt: skip
+    """Forecast every stage in order. reused: names of stages whose result an earlier run has left and paid for. Raises
+    UserError for what cannot be planned (unknown price, model, card, stage)."""
     shape = shape or shape_of(recipe.base)
     profile = profile or current_profile()
     count = recipe.machine.count
@@ -170,6 +173,9 @@ def make(
         sampled = forecast.sampled if forecast.sampled is not None else sampled
         sizes = forecast.sizes or sizes
         trained = trained or forecast.trains
+        if table.name in reused:
+            notes = ("reused: an earlier run's, billed there",)
+            forecast = Forecast((), basis=forecast.basis, counted=forecast.counted, notes=notes)
         planned.append(_priced(table.use, table.name, forecast, facts, book, recipe.machine.kind == "this", beside))
     out = beside.out(LEAVE, "", 0.0)
     if out:

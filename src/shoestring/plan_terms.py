@@ -10,14 +10,13 @@ from decimal import Decimal
 from typing import Any
 
 from shoestring.cost import funding
+from shoestring.cost.decimals import MICRO
 from shoestring.cost.prices import PriceBook
 from shoestring.cost.provisioned import MONTH_SECONDS
 from shoestring.estimate.rates import added
 from shoestring.plan import RESUME_SECONDS, Plan
 from shoestring.plan_json import quantity
 from shoestring.records import Quantity
-
-MICRO = Decimal("0.000001")
 
 
 def to_dict(plan: Plan, book: PriceBook, now: float) -> dict[str, Any]:

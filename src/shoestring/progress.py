@@ -56,7 +56,8 @@ class Progress:
         }  # fmt: skip
         self._write(row)
         speed = report.tokens / report.seconds if report.seconds > 0 else 0.0
-        self.live.update(report.step, report.total, report.loss, report.reward, speed, money, left)
+        more = str(report.extra.get("live", ""))
+        self.live.update(report.step, report.total, report.loss, report.reward, speed, money, left, more)
 
     def _write(self, row: Mapping[str, Any]) -> None:
         with open(self.path, "a", encoding="utf-8") as f:

@@ -28,6 +28,7 @@ from shoestring.terms import parse_money as parse_money
 TOP_KEYS = ("name", "budget", "machine", "base", "seed", "rate", "report_to", *terms.KEYS, "stage")
 MACHINE_KEYS = ("provider", "sku", "count", "region", "market")
 MARKETS = ("on-demand", "spot")
+_CODE = re.compile(r"(.+\.py):[^\W\d]\w*")  # file.py:function
 _SLUG = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 
@@ -59,7 +60,8 @@ class StageTable:
 @dataclass(frozen=True)
 class Recipe:
     """A checked recipe. `budget` is in US dollars, `rate` in US dollars an hour of this machine; `report_to` names the
-    trackers that get the curves besides the run's own files; `terms` are the other keys about money."""
+    trackers that get the curves besides the run's own files; `terms` are the other keys about money. `code` has (file, hash
+    of its content) of each `file.py:function` that a stage names, as it was when the recipe was read."""
 
     name: str
     budget: Decimal
@@ -71,6 +73,7 @@ class Recipe:
     path: str = field(default="", compare=False)
     report_to: tuple[str, ...] = ()
     terms: Terms = Terms()
+    code: tuple[tuple[str, str], ...] = ()
 
     @property
     def hash(self) -> str:
@@ -80,6 +83,8 @@ class Recipe:
         machine = {k: getattr(self.machine, k) for k in ("kind", *MACHINE_KEYS)}
         data = {"machine": machine, "rate": None if self.rate is None else money_text(self.rate),
                 "base": self.base, "seed": self.seed, "stages": tables, **self.terms.deciding()}  # fmt: skip
+        if self.code:
+            data["code"] = self.code
         return content_hash(json.dumps(data, sort_keys=True, default=str))
 
     def to_toml(self) -> str:
@@ -254,7 +259,8 @@ class _Reader:
             raise UserError(f"{self.origin}: no stages; add a [[stage]] table with use = one of "
                             + ", ".join(sorted(self.configs)))  # fmt: skip
         stages = tuple(self.stage(i) for i in range(len(self.stages)))
-        return Recipe(name, budget, machine, rate, base, int(seed), stages, self.origin, self.report_to(), self.terms())
+        code = tuple(sorted({named for s in stages for named in _code(_plain_config(s.config))}))
+        return Recipe(name, budget, machine, rate, base, int(seed), stages, self.origin, self.report_to(), self.terms(), code)
 
     def terms(self) -> Terms:
         try:
@@ -321,6 +327,21 @@ class _Reader:
             named = [k for k in values if re.search(rf"\b{re.escape(k)}\b", str(e))]
             raise self.wrong(f'stage "{name}": {e}', "stage", i, *named[:1]) from None
         return StageTable(use, name, config, self.line("stage", i))
+
+
+def _code(value: Any) -> Iterable[tuple[str, str]]:
+    """(file, hash of its content) of every `file.py:function` inside plain data. A file that cannot be read is left out: the
+    stage that names it says so."""
+    if isinstance(value, Mapping):
+        value = [*value, *value.values()]
+    if isinstance(value, list):
+        for part in value:
+            yield from _code(part)
+    elif isinstance(value, str) and (named := _CODE.fullmatch(value)):
+        try:
+            yield named[1], content_hash(Path(named[1]).read_bytes().decode("latin-1"))
+        except (OSError, ValueError):
+            return
 
 
 def _plain_config(config: Any) -> dict[str, Any]:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 import random
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import combinations
 from statistics import NormalDist, fmean, stdev
 
 Interval = tuple[float, float]
@@ -165,3 +166,91 @@ def pass_at_k(n: int, correct: int, k: int) -> float:
     if not 1 <= k <= n or not 0 <= correct <= n:
         raise ValueError(f"pass@{k} of {correct} right of {n} is undefined")
     return 1 - math.comb(n - correct, k) / math.comb(n, k)
+
+
+def majority_vote(said: Sequence[str | None], right: Sequence[float]) -> float:
+    """Chance that the commonest answer of these samples is right (self-consistency, Wang et al. 2023, section 2).
+
+    said: each sample's answer, normalised, None where it stated none (such a sample does not vote); right: its verdict. Of a
+    tie each of the tied answers is taken with equal chance. An answer is as right as the samples that gave it are on average.
+    Where nobody voted the result is 0. Raises ValueError for unequal lengths.
+    """
+    if len(said) != len(right):
+        raise ValueError(f"{len(said)} answers, {len(right)} verdicts")
+    votes: dict[str, list[float]] = {}
+    for answer, verdict in zip(said, right, strict=True):
+        if answer is not None:
+            votes.setdefault(answer, []).append(verdict)
+    if not votes:
+        return 0.0
+    most = max(map(len, votes.values()))
+    return fmean(fmean(v) for v in votes.values() if len(v) == most)
+
+
+def majority_at_k(said: Sequence[str | None], right: Sequence[float], k: int, seed: int = 0, draws: int = 1000) -> float:
+    """`majority_vote` of k of the samples, averaged over the ways to choose them: over all of them where there are at most
+    `draws`, else over `draws` random ones. Raises ValueError unless 1 <= k <= the number of samples."""
+    n = len(said)
+    if not 1 <= k <= n:
+        raise ValueError(f"majority@{k} of {n} samples is undefined")
+    if math.comb(n, k) <= draws:
+        chosen: Iterable[Sequence[int]] = combinations(range(n), k)
+    else:
+        rng = random.Random(seed)
+        chosen = (rng.sample(range(n), k) for _ in range(draws))
+    return fmean(majority_vote([said[i] for i in c], [right[i] for i in c]) for c in chosen)
+
+
+def problem_interval(values: Sequence[float], seed: int = 0, draws: int = 2000, confidence: float = 0.95) -> Interval:
+    """Percentile interval of a benchmark's mean by bootstrap over problems; values: one a problem, in [0, 1], the mean over
+    its samples. Samples of one problem stay together, so more of them do not make the interval look surer than it is.
+
+    Values that are all alike take Wilson's interval of so many problems (as `macro_interval` does).
+    """
+    return macro_interval({"": values}, seed, draws, confidence)
+
+
+def paired_problems(
+    before: Sequence[float], after: Sequence[float], seed: int = 0, draws: int = 5000, confidence: float = 0.95
+) -> tuple[float, Interval, float]:
+    """(mean difference after - before, its bootstrap interval over problems, two-sided p-value) on the same problems.
+
+    Differences that are all alike (two models that fail everything) look certain to a bootstrap, however few they are: their
+    interval is that of the shares of problems gained and lost, each with its Wilson interval, combined by squares.
+    Values of 0 and 1 give McNemar's exact test; means over several samples the sign-flip permutation test of the problems'
+    differences, exact where there are at most 2^12 flips, else from `draws` random ones with one added to both counts
+    (Phipson and Smyth 2010). Raises ValueError for unequal lengths and for no problems.
+    """
+    differences = paired_differences({"": before}, {"": after})[""]
+    gain, ends = paired_macro_interval({"": before}, {"": after}, seed, min(draws, 2000), confidence)
+    if min(differences) == max(differences):
+        ends = _alike(gain, len(differences), confidence)
+    if all(v in (0, 1) for v in (*before, *after)):
+        return gain, ends, mcnemar(before, after)
+    return gain, ends, sign_flip(differences, seed, draws)
+
+
+def _alike(gain: float, n: int, confidence: float) -> Interval:
+    """Interval of a mean difference where each of n problems differs by `gain` (Zou and Donner 2008, section 2)."""
+    gained, lost = max(gain, 0.0), max(-gain, 0.0)
+    (low_g, high_g), (low_l, high_l) = (wilson_interval(share * n, n, confidence) for share in (gained, lost))
+    below, above = math.hypot(gained - low_g, high_l - lost), math.hypot(high_g - gained, lost - low_l)
+    return max(-1.0, gain - below), min(1.0, gain + above)
+
+
+def sign_flip(differences: Sequence[float], seed: int = 0, draws: int = 5000) -> float:
+    """Two-sided p-value that paired differences are as far from 0 as this by chance: how often their sum with random signs
+    is at least as large. Differences of 0 say nothing and are left out."""
+    moved = [abs(d) for d in differences if d]
+    observed = abs(sum(differences)) * (1 - 1e-12)
+    if not moved:
+        return 1.0
+    if len(moved) <= 12:
+        sums = (sum(d if bits >> i & 1 else -d for i, d in enumerate(moved)) for bits in range(2 ** len(moved)))
+        return sum(abs(s) >= observed for s in sums) / 2 ** len(moved)
+    rng = random.Random(seed)
+    hits = 0
+    for _ in range(draws):
+        bits = rng.getrandbits(len(moved))
+        hits += abs(sum(d if bits >> i & 1 else -d for i, d in enumerate(moved))) >= observed
+    return (hits + 1) / (draws + 1)

@@ -22,20 +22,31 @@ from shoestring.records import Artifact, Checkpoint, Quantity, StepReport
 from shoestring.stages.context import Context, Facts, Forecast
 
 SHAPE = ModelShape(layers=2, hidden=32, heads=2, kv_heads=1, head_dim=16, intermediate=64, vocab=100, tied=True)
-TEXT = """
-name = "x"
-budget = "{budget} USD"
-rate = "3600 USD/hour"
-base = "org/model"
-[[stage]]
-use = "sft"
-[[stage]]
-use = "grpo"
-[[stage]]
-use = "evaluate"
-sources = ["bundled:lcm"]
-"""
+
+
+def recipe_text(*stages: str, name: str = "x", budget: str = "{budget}", rate: str = "3600", base: str = "org/model",
+                more: str = "") -> str:  # fmt: skip
+    """A recipe's text. stages: "use" or "use name"; what is left open, as {budget} is, is for the test to fill in."""
+    rows = [f'name = "{name}"', f'budget = "{budget} USD"', f'rate = "{rate} USD/hour"', f'base = "{base}"', *more.splitlines()]
+    for stage in stages:
+        use, _, called = stage.partition(" ")
+        rows += ["[[stage]]", f'use = "{use}"']
+        if called:
+            rows.append(f'name = "{called}"')
+        if use == "evaluate":
+            rows.append('sources = ["bundled:lcm"]')
+    return "\n".join(rows) + "\n"
+
+
+TEXT = recipe_text("sft", "grpo", "evaluate")
 Stage = Callable[[Any, Any, Context], Generator]
+
+
+def write_verdict(context: Context) -> None:
+    """That this model was scored, as a score leaves it."""
+    verdicts = context.run_dir / "verdicts"
+    verdicts.mkdir(exist_ok=True)
+    (verdicts / f"{context.position:02d}-{context.model_name}.jsonl").write_text("{}\n")
 
 
 class World:
@@ -43,6 +54,7 @@ class World:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.now = folder / "x", time.time()
+        self.clock: Callable[[], float] = lambda: self.now
         self.stages: dict[str, Stage] = {
             "sft": self.trains("sft", 4, 10.0), "grpo": self.trains("grpo", 4, 10.0), "evaluate": self.scores(5.0),
         }  # fmt: skip
@@ -84,15 +96,14 @@ class World:
                 return
             self.now += seconds
             yield StepReport(context.stage, 1, 1, seconds, reward=0.5)
-            verdicts = context.run_dir / "verdicts"
-            verdicts.mkdir(exist_ok=True)
-            (verdicts / f"{context.position:02d}-{context.model_name}.jsonl").write_text("{}\n")
+            write_verdict(context)
 
         return run
 
-    def pipeline(self, budget: str = "500", resume: bool = False, text: str = TEXT) -> Pipeline:
-        made = recipe.loads(text.format(budget=budget), stages.configs())
-        return Pipeline(made, self.folder, Console(file=io.StringIO()), resume, self.now, lambda: self.now)
+    def pipeline(self, budget: str = "500", resume: bool = False, text: str = TEXT, **fill: str) -> Pipeline:
+        """fill: what else the text leaves open."""
+        made = recipe.loads(text.format(budget=budget, **fill), stages.configs())
+        return Pipeline(made, self.folder, Console(file=io.StringIO()), resume, self.clock(), self.clock)
 
     def state(self) -> dict[str, Any]:
         return json.loads((self.folder / "run.json").read_text())
@@ -123,5 +134,6 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     monkeypatch.setattr(export, "write_model", lambda run, *_: (run / "model").mkdir(exist_ok=True))
     monkeypatch.setattr(probe, "measured_profile", lambda base, shape: (profile, False))
     monkeypatch.setattr(pipeline.plan, "START_SECONDS", 3.0)
-    monkeypatch.setattr(history, "TYPICAL", {})  # these stages take what they say
+    monkeypatch.setattr(history, "TYPICAL", {})  # these stages take what they say,
+    monkeypatch.setattr(history, "correction", lambda *_: None)  # whatever runs of other tests have left
     return made

@@ -30,7 +30,7 @@ def test_without_a_budget_the_plan_and_one_line(world: World, tmp_path: Path) ->
 
 
 def test_sft_by_flags(world: World, tmp_path: Path) -> None:
-    pytest.importorskip("tensorboard")
+    pytest.importorskip("tensorboard", reason="needs tensorboard: pip install 'shoestring[tensorboard]'")
     out = tmp_path / "my-sft"
     args = ["sft", "--model_name_or_path", world.base, "--dataset_name", chats(tmp_path / "a.jsonl"), "--output_dir", out,
             "--max_steps", "6", "--per_device_train_batch_size", "4", "--gradient_accumulation_steps", "2",

@@ -34,9 +34,9 @@ def test_it_ends_scored_and_accounted_for(run: Path) -> None:
 @pytest.mark.slow
 def test_transformers_reads_the_model_and_peft_the_adapter(run: Path, world: World, relative: Any) -> None:
     """Both stages' adapters in one, on the base: fp32's own result before the export rounds it to bf16."""
-    torch = pytest.importorskip("torch")
-    transformers = pytest.importorskip("transformers")
-    peft = pytest.importorskip("peft", reason="peft is not installed")
+    torch = pytest.importorskip("torch", reason="needs torch: pip install 'shoestring[train]'")
+    transformers = pytest.importorskip("transformers", reason="needs transformers: pip install 'shoestring[train]'")
+    peft = pytest.importorskip("peft", reason="needs peft: pip install 'shoestring[test]'")
     from shoestring.models import folder
     from shoestring.train.checkpoints import read_tensors
 

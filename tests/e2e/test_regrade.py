@@ -14,7 +14,7 @@ from tiny_run import ROOT
 
 
 def test_a_tiny_run_is_regraded_alike(finished: Path) -> None:
-    pytest.importorskip("transformers")
+    pytest.importorskip("transformers", reason="needs transformers: pip install 'shoestring[train]'")
     found = regrade(finished)
     assert found["n"] >= 8
     assert found["same_verdict"] >= 0.9 and found["same_text"] >= 0.8, found
@@ -23,8 +23,8 @@ def test_a_tiny_run_is_regraded_alike(finished: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_the_quickstart_keeps_its_promise(seed: int, tmp_path: Path) -> None:
-    pytest.importorskip("torch")
-    pytest.importorskip("gguf")
+    pytest.importorskip("torch", reason="needs torch: pip install 'shoestring[train]'")
+    pytest.importorskip("gguf", reason="needs the gguf package: pip install 'shoestring[train]'")
     recipe = str(ROOT / "recipes" / "quickstart.toml")
     command = [sys.executable, "-m", "shoestring.cli", "run", recipe, "--runs", str(tmp_path), "--seed", str(seed)]
     env = os.environ | {"PYTHONPATH": str(ROOT / "src")}

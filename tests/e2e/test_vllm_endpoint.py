@@ -16,9 +16,9 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("torch")
-pytest.importorskip("transformers")
-pytest.importorskip("httpx2")
+pytest.importorskip("torch", reason="needs torch: pip install 'shoestring[train]'")
+pytest.importorskip("transformers", reason="needs transformers: pip install 'shoestring[train]'")
+pytest.importorskip("httpx2", reason="needs httpx2: pip install 'shoestring[endpoint]'")
 
 from shoestring import export
 from shoestring.generate.endpoint import Endpoint, Server, TextRequest

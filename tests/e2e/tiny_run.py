@@ -225,8 +225,8 @@ def _profile(path: Path, parameters: int) -> None:
 @functools.cache
 def make_world() -> World:
     """Made once a session, shared by e2e and faults."""
-    pytest.importorskip("torch")
-    pytest.importorskip("transformers")
+    pytest.importorskip("torch", reason="needs torch: pip install 'shoestring[train]'")
+    pytest.importorskip("transformers", reason="needs transformers: pip install 'shoestring[train]'")
     from shoestring.estimate.headers import model_shape
 
     root = Path(tempfile.mkdtemp(prefix="shoestring-tiny-"))

@@ -17,7 +17,7 @@ RECIPE = ROOT / "recipes" / "quickstart.toml"
 
 def need_the_model() -> None:
     """Skip where the 135M model is not on this machine."""
-    pytest.importorskip("torch")
+    pytest.importorskip("torch", reason="needs torch: pip install 'shoestring[train]'")
     from shoestring.estimate.locate import locate
     from shoestring.records import UserError
 

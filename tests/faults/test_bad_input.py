@@ -198,7 +198,7 @@ def test_no_write_permission(world: World, tmp_path: Path) -> None:
     for args in (["--dry-run"], []):
         done = world.run("run", recipe, "--runs", locked, *args, preexec_fn=without_override)
         if done.code == 77:
-            pytest.skip("root's rights cannot be taken away here")
+            pytest.skip("root writes anywhere and its rights cannot be taken away here: run the tests as a user")
         assert "no permission" in done.one_line()
     assert not list(locked.iterdir())
 
@@ -215,7 +215,7 @@ def test_a_ledger_that_may_not_be_written(world: World, tmp_path: Path) -> None:
     run.chmod(0o555)
     done = world.run("run", recipe, "--runs", tmp_path, "--resume", preexec_fn=without_override)
     if done.code == 77:
-        pytest.skip("root's rights cannot be taken away here")
+        pytest.skip("root writes anywhere and its rights cannot be taken away here: run the tests as a user")
     assert "no permission" in done.one_line()
     assert entries(run) == before
     run.chmod(0o755)
@@ -245,7 +245,7 @@ def small_disk(tmp_path: Path):
     folder.mkdir()
     made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=22m", "tmpfs", folder], capture_output=True)
     if made.returncode:
-        pytest.skip("a file system cannot be mounted here")
+        pytest.skip("needs root to mount a small disk; a limit on file sizes is tested in its place")
     try:
         yield folder
     finally:

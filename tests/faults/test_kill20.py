@@ -17,10 +17,18 @@ import pytest
 from tiny_run import RECIPE, World, entries, steps_done, wait_for, weights
 
 KILLS = 20
+# what the update holds beside the policy, and rollouts made ahead of it (docs/grpo.md)
+UPDATES = {
+    "ppo": 'variant = "ppo"\nkl = 0.05\noff_policy = 1',
+    "held adapter": 'lora = 4\nkl = 0.05\nreference_every = 5\nupdates = 2\nold = "trainer"\nimportance = "truncated"\noff_policy = 1',
+}
 
 
 def recipe_for(world: World, folder: Path, optimiser: str) -> Path:
-    """The tiny recipe, longer in training, with this optimiser ("+ lora": of adapters) in both stages that train."""
+    """The tiny recipe, longer in training, with this optimiser ("+ lora": of adapters) in both stages that train, or with
+    these keys of GRPO's update."""
+    if optimiser in UPDATES:
+        return world.recipe(folder, RECIPE.replace("lr = 1e-3", f"lr = 1e-3\n{UPDATES[optimiser]}"), epochs=10, steps=40)
     name, _, adapters = optimiser.partition(" + ")
     keys = f'optimiser = "{name}"' + ("\nlora = 4" if adapters else "")
     text = RECIPE.replace("lr = 1e-2", f"lr = 1e-2\n{keys}").replace("lr = 1e-3", f"lr = 1e-3\n{keys}")
@@ -35,7 +43,7 @@ def closed(run: Path) -> bool:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("optimiser", ["adamw", "adamw8bit", "muon", "adamw + lora"])
+@pytest.mark.parametrize("optimiser", ["adamw", "adamw8bit", "muon", "adamw + lora", *UPDATES])
 def test_killed_at_twenty_random_instants(world: World, tmp_path: Path, optimiser: str) -> None:
     whole = tmp_path / "whole"
     began = time.monotonic()

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("torch")
-pytest.importorskip("httpx2")
+pytest.importorskip("torch", reason="needs torch: pip install 'shoestring[train]'")
+pytest.importorskip("httpx2", reason="needs httpx2: pip install 'shoestring[endpoint]'")
 
 import scripted_teacher as st
 from tiny_run import World, entries, total, wait_for

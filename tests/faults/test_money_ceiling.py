@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import math
 import multiprocessing
@@ -16,9 +15,8 @@ from typing import Any
 
 import pytest
 import stub_run
-from rich.console import Console
 
-from shoestring import pipeline, recipe, stages
+from shoestring import pipeline
 from shoestring.cost.accounts import balances, journal
 from shoestring.cost.budget import Budget
 from shoestring.cost.ledger import Ledger
@@ -29,27 +27,7 @@ from shoestring.records import Artifact, Checkpoint, Intent, PriceRef, StepRepor
 from shoestring.stages.context import Context, Overrun, Pace
 
 TEACHER = "teacher:test/model/out"
-TEXT = """
-name = "x"
-budget = "{budget} USD"
-rate = "{rate} USD/hour"
-base = "org/model"
-{more}
-[[stage]]
-use = "evaluate"
-name = "base"
-sources = ["bundled:lcm"]
-[[stage]]
-use = "distill"
-[[stage]]
-use = "sft"
-[[stage]]
-use = "grpo"
-[[stage]]
-use = "evaluate"
-name = "score"
-sources = ["bundled:lcm"]
-"""
+TEXT = stub_run.recipe_text("evaluate base", "distill", "sft", "grpo", "evaluate score", rate="{rate}", more="{more}")
 
 
 class Clock:
@@ -177,9 +155,7 @@ class Chance(stub_run.World):
             right += 1
             yield StepReport(context.stage, chunk + 1, 6, seconds, reward=0.5)
         if right:
-            verdicts = context.run_dir / "verdicts"
-            verdicts.mkdir(exist_ok=True)
-            (verdicts / f"{context.position:02d}-{context.model_name}.jsonl").write_text("{}\n")
+            stub_run.write_verdict(context)
 
     def book(self) -> PriceBook:
         book = PriceBook()
@@ -190,9 +166,7 @@ class Chance(stub_run.World):
         return book
 
     def begin(self, budget: str, resume: bool, more: str) -> Pipeline:
-        text = TEXT.format(budget=budget, rate=f"{self.rate:.6f}", more=more)
-        made = recipe.loads(text, stages.configs())
-        return Pipeline(made, self.folder, Console(file=io.StringIO()), resume, self.clock.now, self.clock)
+        return self.pipeline(budget, resume, TEXT, rate=f"{self.rate:.6f}", more=more)
 
 
 @pytest.fixture

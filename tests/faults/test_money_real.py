@@ -20,13 +20,13 @@ running = tiny_run.beside(__file__, "running")
 
 @pytest.mark.slow
 def test_forty_percent_of_the_quickstart_killed_twice(tmp_path: Path) -> None:
-    transformers = pytest.importorskip("transformers")
+    transformers = pytest.importorskip("transformers", reason="needs transformers: pip install 'shoestring[train]'")
     running.need_the_model()
     run = tmp_path / "quickstart"
     plan = json.loads(running.command("plan", running.RECIPE, "--json"))
     budget = Decimal(str(round(0.4 * plan["total"]["usd"]["mid"], 6)))
     if budget < Decimal(plan["least_usd"]):
-        pytest.skip("40% would be refused: nothing but the essential would fit")
+        pytest.skip("40% would be refused: on this machine the essential stages alone are planned to take more")
     args = ("run", running.RECIPE, "--runs", tmp_path, "--set", f"budget={budget} USD")
 
     def scoring() -> bool:

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-torch = pytest.importorskip("torch")
-transformers = pytest.importorskip("transformers")
+torch = pytest.importorskip("torch", reason="needs torch: pip install 'shoestring[train]'")
+transformers = pytest.importorskip("transformers", reason="needs transformers: pip install 'shoestring[train]'")
 
 from shoestring.estimate.headers import model_shape  # noqa: E402
 from shoestring.models import families, folder  # noqa: E402

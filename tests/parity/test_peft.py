@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-torch = pytest.importorskip("torch")
-transformers = pytest.importorskip("transformers")
-peft = pytest.importorskip("peft", reason="peft is not installed")
+torch = pytest.importorskip("torch", reason="needs torch: pip install 'shoestring[train]'")
+transformers = pytest.importorskip("transformers", reason="needs transformers: pip install 'shoestring[train]'")
+peft = pytest.importorskip("peft", reason="needs peft: pip install 'shoestring[test]'")
 
 from safetensors.torch import load_file, save_file  # noqa: E402
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-torch = pytest.importorskip("torch")
-pytest.importorskip("gguf", reason="reading GGUF needs the gguf package")
+torch = pytest.importorskip("torch", reason="needs torch: pip install 'shoestring[train]'")
+pytest.importorskip("gguf", reason="needs the gguf package: pip install 'shoestring[train]'")
 
 from shoestring.data.packing import pack  # noqa: E402
 from shoestring.estimate.locate import locate  # noqa: E402

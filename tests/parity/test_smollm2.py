@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-torch = pytest.importorskip("torch")
-transformers = pytest.importorskip("transformers")
-pytest.importorskip("gguf", reason="reading GGUF needs the gguf package")
+torch = pytest.importorskip("torch", reason="needs torch: pip install 'shoestring[train]'")
+transformers = pytest.importorskip("transformers", reason="needs transformers: pip install 'shoestring[train]'")
+pytest.importorskip("gguf", reason="needs the gguf package: pip install 'shoestring[train]'")
 
 from shoestring.estimate.locate import locate  # noqa: E402
 from shoestring.generate.engine import Engine, Request  # noqa: E402

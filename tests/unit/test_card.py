@@ -26,7 +26,7 @@ def score(family: str, accuracy: float | None, **rest: Any) -> dict[str, Any]:
 
 def front(text: str) -> dict[str, Any]:
     """The YAML block, read by a YAML reader."""
-    yaml = pytest.importorskip("yaml")
+    yaml = pytest.importorskip("yaml", reason="needs a YAML reader to read the card back: pip install pyyaml")
     head, _, _ = text.removeprefix("---\n").partition("---\n")
     return yaml.safe_load(head)
 
@@ -108,11 +108,26 @@ def test_licences_are_named(tmp_path: Path) -> None:
     assert not card.remarks(made("smollm2-135m-instruct"))
 
 
+def test_every_teacher_is_in_the_card(tmp_path: Path) -> None:
+    """That of logits and the recorded one too, allowed ones with how that is known."""
+    (tmp_path / "big").mkdir()
+    text = TEXT.format(base="smollm2-135m-instruct") + (
+        f'[[stage]]\nuse = "logit_distill"\nteacher = "{tmp_path / "big"}"\n[[stage]]\nuse = "distill"\nteacher = {{ recorded = "bundled:rg_traces" }}\n'
+    )
+    one = recipe.loads(text, stages.configs())
+    assert card.remarks(one) == [f"teacher {tmp_path / 'big'}: its licence is not known here: read whether it allows training on its output"]
+    said = card.card(tmp_path, one, {"model_name": "sft"})
+    assert f"- teacher {tmp_path / 'big'}: its licence is not known" in said and "- base smollm2-135m-instruct (apache-2.0)" in said
+    assert "- teacher deepseek-r1 (mit): training on its output is allowed" in said and "- teacher qwq-32b (apache-2.0)" in said
+    (tmp_path / "big" / "README.md").write_text("---\nlicense: llama3\n---\n")
+    assert "is forbidden" in card.remarks(one)[0]
+
+
 @pytest.mark.parametrize(
     ("teacher", "said"),
     [
         ('{ url = "https://x.test/v1", model = "gpt-4o", price = "c/m" }', ["teacher gpt-4o (OpenAI terms): training on its output is forbidden"]),
-        ('{ url = "https://x.test/v1", model = "deepseek-reasoner", price = "c/m" }', []),
+        ('{ url = "https://x.test/v1", model = "deepseek-reasoner", price = "c/m" }', ["teacher deepseek-reasoner (DeepSeek terms of use): training on its output is allowed"]),
         ('{ recorded = "FILE" }', ["teacher claude-x (Anthropic", "teacher mine: its licence (own) is not known"]),
         ('{ recorded = "FILE", model = "qwq-32b" }', []), ('{ recorded = "/nowhere" }', []),
     ],

@@ -35,7 +35,7 @@ def test_what_trains_must_be_installed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_full_disk_at_the_end(tmp_path: Path, made: recipe.Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
     """safetensors has an error of its own; it becomes a line all the same, and the old model stands."""
-    tiny_run = pytest.importorskip("tiny_run")
+    tiny_run = pytest.importorskip("tiny_run", reason="tests/e2e is not on the path: run pytest from the repository's folder")
     base = tiny_run.make_world().base
     out = export.write_model(tmp_path, base, None, made, {"model_name": "base"})
     before = tiny_run.digest(out / "model.safetensors")

@@ -182,6 +182,20 @@ def test_the_recipe_may_change_its_budget_only(world: World) -> None:
             world.pipeline("300", resume=True, text=TEXT.replace(*change)).run()
 
 
+def test_a_reward_that_was_edited_is_named(world: World, tmp_path: Path) -> None:
+    """What is paid may not change under a run: the content counts, not the time of change."""
+    file, code = tmp_path / "mine.py", "def brief(completions, **columns): return [1.0] * len(completions)\n"
+    text = TEXT.replace('use = "grpo"', f'use = "grpo"\nrewards = {{{{ "{file}:brief" = 1.0 }}}}')
+    file.write_text(code)
+    world.pipeline("90", text=text).run()
+    for change in (lambda: file.write_text(code.replace("1.0", "0.0")), file.unlink):
+        change()
+        with pytest.raises(UserError, match=r"^[^\n]*mine\.py is not what it was when this run began[^\n]*$"):
+            world.pipeline("300", resume=True, text=text).run()
+    file.write_text(code)
+    assert world.pipeline("300", resume=True, text=text).run().status == "finished"
+
+
 def test_a_score_belongs_to_a_model_by_its_whole_name(world: World) -> None:
     """my-sft's score is not sft's."""
     p = world.pipeline()

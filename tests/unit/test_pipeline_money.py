@@ -5,15 +5,20 @@ from __future__ import annotations
 import io
 import json
 from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 from stub_run import TEXT, World, make
 
-from shoestring import recipe, stages
+from shoestring import opening, recipe, stages
+from shoestring.cost.beside import Beside
+from shoestring.cost.budget import Budget
+from shoestring.cost.ledger import Ledger
+from shoestring.cost.prices import Price, PriceBook
 from shoestring.pipeline import Ending, Pipeline
-from shoestring.records import UserError
+from shoestring.records import PriceRef, UserError
 from shoestring.report.live import Live, Money
 from shoestring.report.sinks import values_of
 
@@ -152,3 +157,15 @@ def test_the_live_line() -> None:
     line = out.getvalue().splitlines()[-1]
     assert line == "grpo: 3/18 reward 0.25 210 tok/s $0.0123 at $0.102/h left $0.0377 end $0.0480 useful 93% 2:05 to go"
     assert "over: it will be cut short" in str(Money(0.0123, 0.0377, 0.1, 0.051, 1.0))
+
+
+def test_a_resume_counts_the_storage_and_the_way_out(world: World, tmp_path: Path) -> None:
+    """16 USD of seconds are left; the result's way out takes more beside."""
+    book, ref = PriceBook(), PriceRef("a test", "2026-01-01")
+    book.add("egress:test/0-", Price(Decimal(1), "gb", ref))
+    book.add("m", Price(Decimal(1), "second", ref))
+    with Ledger.open(tmp_path / "ledger.jsonl") as ledger:
+        budget = Budget(Decimal(20), book, ledger)
+        opening.refuse_a_poor_resume(tmp_path, budget, "m", Beside())
+        with pytest.raises(UserError, match=r"20\.0000 USD of 20 are left and going on takes at least 21\.0000"):
+            opening.refuse_a_poor_resume(tmp_path, budget, "m", Beside(leaving=(("egress:test/0-", 5.0),)))

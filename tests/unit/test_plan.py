@@ -12,6 +12,7 @@ import pytest
 
 from shoestring import alternatives, plan, recipe, stages
 from shoestring.cost.prices import PriceBook
+from shoestring.estimate import history
 from shoestring.estimate.flops import ModelShape
 from shoestring.estimate.machine import Profile, prior
 from shoestring.records import Quantity, UserError
@@ -91,6 +92,59 @@ def test_a_guess_has_wider_intervals_than_a_measurement() -> None:
         assert b.seconds.low < a.seconds.low < a.seconds.mid == b.seconds.mid < a.seconds.high < b.seconds.high
     assert guessed.total_usd().basis == "literature"
     assert make(profile=prior(["avx512_bf16"], 2)).total_usd().mid > 0
+
+
+@pytest.fixture
+def runs_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A history of this machine's runs for this test alone; nothing has run yet."""
+    path = tmp_path / "cache" / "runs.json"
+    monkeypatch.setattr(history, "_path", lambda given: given or path)
+    return path
+
+
+def bases(p: plan.Plan) -> dict[str, set[str]]:
+    """Kind of stage → the bases of its seconds and dollars."""
+    out: dict[str, set[str]] = {}
+    for s in p.stages:
+        out.setdefault(s.use, set()).update((s.seconds.basis, s.usd.basis))
+    return out
+
+
+def run_of(p: plan.Plan, folder: Path, slower: float) -> Path:
+    """A run of this plan to its end, each stage `slower` times as long as this machine's rates alone say."""
+    folder.mkdir()
+    plan.write(p, _book(p), folder / "plan.json")
+    stages_run = [{"name": s.name, "status": "finished", "seconds": slower * s.seconds.mid / s.mended} for s in p.stages]
+    (folder / "run.json").write_text(json.dumps({"attempts": 1, "stages": stages_run}))
+    return folder
+
+
+def test_mended_by_another_machines_runs_is_no_measurement(runs_cache: Path) -> None:
+    p = make()
+    assert not runs_cache.exists()
+    for use in history.TYPICAL:
+        assert bases(p)[use] == {"literature"}
+        assert {s.mended for s in p.stages if s.use == use} == {history.TYPICAL[use]}
+    assert "distill" not in history.TYPICAL and bases(p)["distill"] == {"measured"} and p.stage("distill").mended == 1.0
+    assert all("measured" not in found for found in bases(make(profile=profile("literature"))).values())
+
+
+def test_mended_by_this_machines_own_runs_is_a_measurement(runs_cache: Path, tmp_path: Path) -> None:
+    before = make()
+    assert history.keep(run_of(before, tmp_path / "run", 1.5)) and runs_cache.exists()
+    after = make()
+    for use in history.TYPICAL:
+        assert bases(after)[use] == {"measured"}, use
+        for a, b in zip((s for s in before.stages if s.use == use), (s for s in after.stages if s.use == use), strict=True):
+            assert b.mended == pytest.approx(1.5, rel=1e-4) and b.seconds.mid == pytest.approx(1.5 * a.seconds.mid / a.mended, rel=1e-4)
+    assert bases(after)["start"] == {"literature"}, "start-up is never mended"
+
+
+def test_a_history_of_one_kind_of_stage_speaks_for_that_kind(runs_cache: Path, tmp_path: Path) -> None:
+    only = make(CURATE + DISTILL + SFT)
+    assert history.keep(run_of(only, tmp_path / "run", 1.2))
+    found = bases(make())
+    assert found["sft"] == found["curate"] == {"measured"} and found["grpo"] == found["evaluate"] == {"literature"}
 
 
 def test_a_faster_machine_is_cheaper() -> None:
@@ -225,7 +279,7 @@ def test_inputs_are_read_before_a_dollar_is_spent(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("made", ["here", "rented"])
 def test_the_plan_as_json(tmp_path: Path, made: str) -> None:
-    jsonschema = pytest.importorskip("jsonschema")
+    jsonschema = pytest.importorskip("jsonschema", reason="needs jsonschema: pip install 'shoestring[test]'")
     p = make() if made == "here" else cloud(GIVEN, count=2)
     data = plan.write(p, _book(p), tmp_path / "plan.json")
     assert json.loads((tmp_path / "plan.json").read_text()) == data

@@ -147,7 +147,7 @@ def test_credits_pay_and_lower_nothing() -> None:
 
 
 def test_all_of_it_as_json_and_on_a_terminal() -> None:
-    jsonschema = pytest.importorskip("jsonschema")
+    jsonschema = pytest.importorskip("jsonschema", reason="needs jsonschema: pip install 'shoestring[test]'")
     name, kind = provider("storage")
     out, _ = provider("egress")
     p, book = make(

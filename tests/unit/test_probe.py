@@ -15,7 +15,7 @@ from shoestring.estimate.machine import load_profile, profile_key
 
 @pytest.fixture(scope="module")
 def base() -> Path:
-    tiny_run = pytest.importorskip("tiny_run")
+    tiny_run = pytest.importorskip("tiny_run", reason="tests/e2e is not on the path: run pytest from the repository's folder")
     return tiny_run.make_world().base
 
 

@@ -187,6 +187,20 @@ def test_hash_ignores_name_and_budget_only() -> None:
     assert len({one.hash, *(loads(GOOD, CONFIGS, c).hash for c in changed)}) == 1 + len(changed)
 
 
+def test_a_users_code_belongs_to_the_hash(tmp_path: Path) -> None:
+    """file.py:function in a key or a value of a stage; read once, so that an edit while the run goes on changes nothing."""
+    file = tmp_path / "mine.py"
+    text = GOOD.partition("[[stage]]")[0] + f'[[stage]]\nuse = "grpo"\noptions = {{ "{file}:brief" = 0.5, parts = ["{file}:brief", "numpy:sum"] }}\n'
+    assert loads(text, CONFIGS).code == (), "whoever reads the stage says that it is not there"
+    file.write_text("def brief(completions, **rest): return [1.0] * len(completions)\n")
+    one = loads(text, CONFIGS)
+    assert [name for name, _ in one.code] == [str(file)] and loads(one.to_toml(), CONFIGS) == one
+    before = one.hash
+    file.write_text("def brief(completions, **rest): return [0.0] * len(completions)\n")
+    assert one.hash == before != loads(text, CONFIGS).hash
+    assert loads(GOOD, CONFIGS).code == ()
+
+
 def test_hash_of_a_default_equals_the_written_default() -> None:
     assert loads(GOOD, CONFIGS).hash == loads(GOOD.replace("steps = 50", "steps = 50\ngroup = 8"), CONFIGS).hash
 

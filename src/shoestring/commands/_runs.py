@@ -12,6 +12,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from shoestring.commands._options import hourly
 from shoestring.records import LEASE, UserError
 
 if TYPE_CHECKING:
@@ -36,23 +37,13 @@ class Loaded:
     bill: dict[str, Any]
 
 
-def price_arguments(c: argparse.ArgumentParser) -> None:
-    c.add_argument("--prices", type=Path, metavar="FILE", help="your own price book (TOML), before the one that ships")
-    c.add_argument("--rate", metavar="'0.10 USD/hour'", help="what an hour of this machine costs you")
-
-
 def out_argument(c: argparse.ArgumentParser, kind: str, help: str) -> None:
     c.add_argument(f"--{kind}", nargs="?", const=STDOUT, metavar="FILE", help=f"{help}, to FILE or to standard output")
 
 
 def load(paths: Sequence[Path], prices: Path | None, rate: str | None) -> list[Loaded]:
     """Every run, priced. Raises UserError in one line: a folder that is no run, one given twice, a broken ledger."""
-    from shoestring.recipe import parse_money
-
-    try:
-        hourly = parse_money(rate, "--rate", "/hour") if rate is not None else None
-    except ValueError as e:
-        raise UserError(str(e)) from None
+    usd_per_hour = hourly(rate)
     if prices is not None and not prices.is_file():
         raise UserError(f"{prices}: no price book there; give a TOML file, see docs/prices.md")
     seen: dict[Path, Path] = {}
@@ -61,7 +52,7 @@ def load(paths: Sequence[Path], prices: Path | None, rate: str | None) -> list[L
         if where in seen:
             raise UserError(f"{path}: this run is given twice; a bill counts it once")
         seen[where] = path
-    made = [_load(path, prices, hourly) for path in paths]
+    made = [_load(path, prices, usd_per_hour) for path in paths]
     names = [m.name for m in made]
     return [m if names.count(m.name) == 1 else _named(m, str(m.path)) for m in made]
 

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from shoestring.commands import _runs
+from shoestring.commands import _options, _runs
 
 if TYPE_CHECKING:
     from shoestring.cost.statement import RunBill
@@ -20,7 +20,7 @@ def add(sub: Any) -> argparse.ArgumentParser:
     form.add_argument("--json", action="store_true", help="as data (docs/json/bill.md)")
     _runs.out_argument(form, "csv", "a table for a spreadsheet")
     _runs.out_argument(form, "html", "a page that loads nothing")
-    _runs.price_arguments(c)
+    _options.price_arguments(c)
     return c
 
 
@@ -66,8 +66,21 @@ def run_bill(m: _runs.Loaded) -> RunBill:
     accuracy = best and {k: best.get(k) for k in ("model", "accuracy", "ci95")}
     return RunBill(
         m.name, str(m.path), m.bill, m.state.charges, str(m.folder.run.get("status") or ""), against, why,
-        accuracy if accuracy and isinstance(accuracy["ci95"], list) else None, _funding(m),
+        accuracy if accuracy and isinstance(accuracy["ci95"], list) else None, _funding(m), _answers(m),
     )  # fmt: skip
+
+
+def _answers(m: _runs.Loaded) -> list[dict[str, Any]]:
+    """What a thousand answers like its evaluation's cost, of every model that the run scored."""
+    from shoestring.report import frontier
+
+    rows = []
+    for model in frontier.models(m.folder, m.bill, m.name)[0]:
+        s = model.serving
+        usd = s.usd and {"low": f"{s.usd.low:f}", "mid": f"{s.usd.mid:f}", "high": f"{s.usd.high:f}", "basis": "measured"}
+        rows.append({"model": model.model, "stage": s.stage, "usd_per_1000": usd, "tokens_per_answer": s.tokens_per_answer,
+                     "tokens_per_second": s.tokens_per_second, "why_unknown": s.why})  # fmt: skip
+    return rows
 
 
 def _funding(m: _runs.Loaded) -> list[dict[str, Any]]:

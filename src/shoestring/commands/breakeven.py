@@ -14,6 +14,8 @@ from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from shoestring.commands._options import hourly, price_arguments, write
+from shoestring.cost.decimals import MICRO
 from shoestring.records import UserError
 
 if TYPE_CHECKING:
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from shoestring.cost.prices import PriceBook
     from shoestring.estimate.rates import Rates
     from shoestring.plan import Plan
+    from shoestring.records import Problem
 
 MILLION = Decimal(1_000_000)
 TOGETHER = 32  # answers that the serving machine decodes at once
@@ -32,8 +35,7 @@ def add(sub: Any) -> argparse.ArgumentParser:
     c.add_argument("recipe", nargs="?", type=Path, metavar="RECIPE", help="the recipe that would train the small model")
     c.add_argument("--queries", metavar="N/month", help="questions a month, such as 100000/month (also /day, /year)")
     c.add_argument("--model-price", metavar="CATALOGUE/MODEL", help="a priced API of the book (default: the median model)")
-    c.add_argument("--prices", type=Path, metavar="FILE", help="your own price book (TOML), before the one that ships")
-    c.add_argument("--rate", metavar="'0.10 USD/hour'", help="what an hour of this machine costs you")
+    price_arguments(c)
     c.add_argument("--tokens-in", type=int, metavar="N", help="tokens of a question (default: from the recipe's problems)")
     c.add_argument("--tokens-out", type=int, metavar="N", help="tokens of an answer (default: from the recipe)")
     c.add_argument("--rag-tokens", type=int, metavar="N", help="tokens of retrieved passages a question (default: 667 to 1333)")
@@ -65,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
     if args.html is not None:
         from shoestring.report import breakeven as picture
 
-        _write(args.html, picture.render(data, title), True)
+        write(args.html, picture.render(data, title), True)
         print(f"wrote {args.html}", file=sys.stderr)
     if args.json:
         print(json.dumps(data, indent=1, ensure_ascii=False))
@@ -85,19 +87,9 @@ def _templates(args: argparse.Namespace) -> int:
 
     for path, module in ((args.template, breakeven), (args.own_template, hardware)):
         if path is not None:
-            _write(path, template(module.KEYS, module.HEAD), False)
+            write(path, template(module.KEYS, module.HEAD), False)
             print(f"wrote {path}")
     return 0
-
-
-def _write(path: Path, text: str, over: bool) -> None:
-    try:
-        with open(path, "w" if over else "x", encoding="utf-8") as f:
-            f.write(text)
-    except FileExistsError:
-        raise UserError(f"{path}: this file exists; choose another name") from None
-    except OSError as e:
-        raise UserError(f"{path}: cannot be written: {(e.strerror or str(e)).lower()}") from None
 
 
 def _csv(rows: list[dict[str, Any]]) -> str:
@@ -127,13 +119,8 @@ def _read(path: Path, keys: Any) -> tuple[dict[str, Value], dict[str, str]]:
 
 def _book(prices: Path | None, rate: str | None) -> PriceBook:
     from shoestring.cost.prices import PriceBook
-    from shoestring.recipe import parse_money
 
-    try:
-        hourly = parse_money(rate, "--rate", "/hour") if rate else None
-    except ValueError as e:
-        raise UserError(str(e)) from None
-    return PriceBook.default(prices, hourly)
+    return PriceBook.default(prices, hourly(rate or None))
 
 
 # rent or buy
@@ -157,8 +144,8 @@ def own(path: Path, prices: Path | None = None, rate: str | None = None) -> dict
         if not gpus:
             raise UserError(f"{path}: {texts['rent.provider']} {texts['rent.sku']} has no GPU; give rent.usd_per_gpu_hour")
         note = f"{sku.removesuffix('/machine-second')}, {gpus} GPUs; {price.ref.source}, {price.ref.date}"
-        hourly = (price.amount * 3600 / gpus).quantize(Decimal("0.000001"))
-        values["rent.usd_per_gpu_hour"] = exactly(hourly, "literature", note)
+        each = (price.amount * 3600 / gpus).quantize(MICRO)
+        values["rent.usd_per_gpu_hour"] = exactly(each, "literature", note)
     missing = [k for k in hardware.NEEDED if k not in values]
     if missing:
         said = ", ".join(f'"{k}"' for k in missing)
@@ -234,10 +221,10 @@ def _own_side(planned: Plan, book: PriceBook, lengths: Mapping[str, Value]) -> d
     note = "the plan" if high < budget else f"the plan, held under the recipe's budget of {budget} USD"
     rates, sku = _server(planned, book)
     price = book.price(sku)
-    hourly = (price.amount * 3600).quantize(Decimal("0.000001"))
+    hour = (price.amount * 3600).quantize(MICRO)
     made = {
         "own.training": Value(low, mid, high, total.basis, note),
-        "own.usd_per_hour": exactly(hourly, "literature", f"{price.ref.source}, {price.ref.date}; {price.ref.note}"),
+        "own.usd_per_hour": exactly(hour, "literature", f"{price.ref.source}, {price.ref.date}; {price.ref.note}"),
     }
     read, written = (float(lengths[k].mid) for k in ("tokens_in", "tokens_out"))
     million, note = 1e6, f"the planner's rate of {rates.where}, {TOGETHER} answers together"
@@ -278,14 +265,13 @@ def _tokens(planned: Plan, given: Mapping[str, Value]) -> dict[str, Value]:
     if not wanted:
         return out
     from shoestring.estimate import lengths
-    from shoestring.stages.workbench import load_problems
 
     config = next((t.config for t in reversed(planned.recipe.stages) if t.use == "evaluate"), None)
     if config is None:
         said = " and ".join(f"--{k.replace('_', '-')}" for k in wanted)
         raise UserError(f"breakeven: the recipe has no evaluate stage to measure questions by; give {said}")
     try:
-        problems = load_problems(config.sources, "test")
+        problems = _asked(config)
     except UserError as e:
         said = " and ".join(f"--{k.replace('_', '-')}" for k in wanted)
         raise UserError(f"{e}; or give {said}, and the problems are not read") from None
@@ -301,6 +287,15 @@ def _tokens(planned: Plan, given: Mapping[str, Value]) -> dict[str, Value]:
         said = f"the recipe lets an answer have {most}"
         out["tokens_out"] = Value(max(Decimal(1), most / 8), most / 2, most, "simulated", said)
     return out
+
+
+def _asked(config: Any) -> list[Problem]:
+    """What an evaluate stage asks: its unseen problems, and those of its benchmarks. UserError where they cannot be read."""
+    from shoestring.stages import _evaluate_asks
+    from shoestring.stages.workbench import load_problems
+
+    found = load_problems(config.sources, "test") if config.sources else []
+    return [*found, *(p for bench in _evaluate_asks.loaded(config) for p in bench.problems)]
 
 
 def _spread(tokens: list[float], note: str) -> Value:
@@ -338,7 +333,7 @@ def _model_price(book: PriceBook, name: str, hours: str = "") -> dict[str, Value
     for kind in ("in", "out"):
         price = book.price(f"teacher:{name}/{kind}{hours}")
         note = "; ".join(x for x in (f"{name}, {price.ref.source}, {price.ref.date}", price.ref.note) if x)
-        made[f"api.usd_per_mtok_{kind}"] = exactly((price.amount * MILLION).quantize(Decimal("0.000001")), "literature", note)
+        made[f"api.usd_per_mtok_{kind}"] = exactly((price.amount * MILLION).quantize(MICRO), "literature", note)
     return made
 
 

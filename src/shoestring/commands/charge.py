@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from shoestring.commands import _runs
+from shoestring.commands._options import amount
 from shoestring.records import UserError
 
 MOST = 400  # characters of a note; a bill's cell holds no more
@@ -61,7 +62,7 @@ def _payload(args: argparse.Namespace) -> dict[str, Any]:
     from decimal import Decimal
 
     from shoestring.cost import charges
-    from shoestring.recipe import parse_money
+    from shoestring.cost.decimals import MICRO
 
     note = _text(args.note, "--note")
     if args.people:
@@ -69,13 +70,10 @@ def _payload(args: argparse.Namespace) -> dict[str, Any]:
         return charges.payload(_text(args.what or "people", "--what"), charges.HOURS, hours, "hour", rate, note)
     if not args.what:
         raise UserError('--amount needs --what, as in --amount "35 USD" --what labelling')
-    try:
-        amount = parse_money(args.amount, "--amount")
-    except ValueError as e:
-        raise UserError(str(e)) from None
-    if amount != amount.quantize(charges.CENT) or amount >= 10**12:
+    usd = amount(args.amount, "--amount")
+    if usd != usd.quantize(MICRO) or usd >= 10**12:
         raise UserError(f"--amount {args.amount!r}: at most six decimals and less than a trillion")
-    return charges.payload(_text(args.what, "--what"), charges.ITEM, Decimal(1), "item", amount, note)
+    return charges.payload(_text(args.what, "--what"), charges.ITEM, Decimal(1), "item", usd, note)
 
 
 def _text(text: str, option: str) -> str:

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from shoestring.commands import _runs
+from shoestring.commands import _options, _runs
 from shoestring.records import UserError
 
 
@@ -17,7 +17,7 @@ def add(sub: Any) -> argparse.ArgumentParser:
     form = c.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="as data (docs/json/compare.md)")
     _runs.out_argument(form, "html", "a page that loads nothing")
-    _runs.price_arguments(c)
+    _options.price_arguments(c)
     return c
 
 

@@ -1,4 +1,4 @@
-"""`shoestring curate`: from sources of any size to N problems, every free step counted. What costs is the stage's."""
+"""`shoestring curate`: from sources of any size to N problems, every free step counted. What costs is a run of the stage."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from shoestring.commands import _curate_paid, _one_stage
+from shoestring.commands.parser import both
 from shoestring.records import UserError
 
 SELECT = ("s1", "random", "longest", "band", "k-centre")
@@ -34,6 +36,8 @@ def add(sub: Any) -> argparse.ArgumentParser:
     c.add_argument("--work", type=Path, metavar="FOLDER", help="where the steps are kept (default: FILE.steps)")
     c.add_argument("--resume", action="store_true", help="take up the steps that an earlier call has finished")
     c.add_argument("--json", action="store_true", help="as JSON (docs/json/curate.md)")
+    _one_stage.server_arguments(c, "labels", "says each problem's domain")
+    c.add_argument(*both("label_names"), metavar="A,B", help="the only domains there are (default: any that it says)")
     return c
 
 
@@ -41,6 +45,11 @@ def run(args: argparse.Namespace) -> int:
     _checked(args)
     if importlib.util.find_spec("numpy") is None:
         raise UserError("curate needs numpy: pip install 'shoestring[curate]'")
+    if (server := _one_stage.table(args, "labels", ("label_names",))) is not None:
+        code, paid = _curate_paid.run(args, server)
+        if paid is not None:
+            print(json.dumps(paid, indent=1, ensure_ascii=False)) if args.json else _show(paid)
+        return code
     from shoestring.data import choice, selectors
     from shoestring.data.pool import Settings, curate_pool
     from shoestring.stages.workbench import gradable
@@ -86,6 +95,7 @@ def run(args: argparse.Namespace) -> int:
             "runner": made.runner, "seconds": made.seconds, "resumed": list(made.resumed),
             "peak_bytes": made.peak, "basis": "measured",
         },
+        "paid": None,
     }  # fmt: skip
     print(json.dumps(result, indent=1, ensure_ascii=False)) if args.json else _show(result)
     return 0

@@ -1,12 +1,17 @@
-"""`shoestring data`: every bad line of a data set, and the gold answers that are probably wrong, before they cost anything."""
+"""`shoestring data`: every bad line of a data set and the gold answers that are probably wrong, before they cost anything, and
+more problems from the ones at hand."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
+from shoestring.commands import _one_stage
 from shoestring.records import Problem, UserError
 
 SHOWN = 20  # bad lines printed; --json has all
@@ -31,11 +36,93 @@ def add(sub: Any) -> argparse.ArgumentParser:
     a.add_argument("file", metavar="FILE", help="rows of question, answer, model, and response or extracted (score if known)")
     a.add_argument("--seed", type=int, default=0, help="of the interval's resampling (default: 0)")
     a.add_argument("--json", action="store_true", help="everything, as one JSON object (docs/json/data-audit.md)")
+    said = (
+        "more problems with answers that were computed: other numbers where a solver knows, or options in another order; "
+        "or in other words by a server (--paraphrase), kept where its answers agree with the gold"
+    )
+    m = inner.add_parser("augment", help=said, description=f"{said}. What cannot be made is counted.")
+    m.add_argument("file", metavar="SOURCE", help="FILE?prompt=COLUMN&answer=COLUMN, bundled:NAME, gym:NAME or a hub id")
+    m.add_argument("--out", type=Path, required=True, metavar="FILE", help="the new problems, JSON lines")
+    m.add_argument("--how", choices=["perturb", "shuffle"], help="numbers (default), or options")
+    m.add_argument("--count", type=int, default=1, metavar="N", help="new problems of each with perturb (default: 1)")
+    m.add_argument("--split", default="train", choices=["train", "test"], help="of rows that state one (default: train)")
+    m.add_argument("--seed", type=int, default=0, help="of the numbers and the order (default: 0)")
+    m.add_argument("--json", action="store_true", help="everything, as one JSON object (docs/json/data-augment.md)")
+    _one_stage.server_arguments(m, "paraphrase", "rewrites each problem and answers what it wrote")
+    m.add_argument("--checks", type=int, metavar="N", help="answers to a paraphrase that must all be right (default: 2)")
+    m.add_argument("--max-new", type=int, metavar="N", help="tokens of a reply (default: 1024)")
+    m.add_argument("--resume", action="store_true", help="go on with the run in FILE.run")
     return c
 
 
 def run(args: argparse.Namespace) -> int:
-    return _audit(args) if args.data_command == "audit" else _validate(args)
+    return {"audit": _audit, "augment": _augment, "validate": _validate}[args.data_command](args)
+
+
+def _augment(args: argparse.Namespace) -> int:
+    from shoestring.data import augment, sources
+    from shoestring.stages.workbench import gradable
+
+    if (server := _one_stage.table(args, "paraphrase", ("checks", "max_new"))) is not None:
+        return _paraphrase(args, server)
+    if args.resume:
+        raise UserError("--resume is for --paraphrase: what is computed here is done in one go")
+    args.how = args.how or "perturb"
+    if args.count < 1 or (args.how == "shuffle" and args.count != 1):
+        raise UserError(f"--count {args.count}: at least 1, and with --how shuffle exactly 1")
+    if args.out.exists():
+        raise UserError(f"{args.out} exists; name another file")
+    given = sources.load(args.file, args.split, gradable)  # pyright: ignore[reportArgumentType]
+    perturb = args.how == "perturb"
+    made = augment.perturbed(given, args.count, args.seed) if perturb else augment.shuffled(given, args.seed)
+    for p in made.problems:
+        gradable(p)  # a ValueError here is a fault of ours: nothing is written
+    if not made.problems:
+        why = ", ".join(f"{n} {w}" for w, n in made.left_out.most_common())
+        raise UserError(f"{args.file}: not one new problem can be made ({why})")
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    draft = args.out.with_name(args.out.name + ".part")
+    draft.write_text("".join(json.dumps(asdict(p), ensure_ascii=False) + "\n" for p in made.problems), encoding="utf-8")
+    draft.replace(args.out)
+    told = {
+        "out": str(args.out), "how": args.how, "seed": args.seed, "given": len(given), "made": len(made.problems),
+        "left_out": dict(made.left_out.most_common()), "paid": None,
+    }  # fmt: skip
+    return _told(told, args)
+
+
+def _paraphrase(args: argparse.Namespace, server: dict[str, Any]) -> int:
+    """A run of one paraphrase stage in FILE.run; what it kept is copied to FILE."""
+    if args.how is not None or args.count != 1:
+        raise UserError("--how and --count are for what is computed here: leave them out with --paraphrase")
+    if args.out.exists() and not args.resume:
+        raise UserError(f"{args.out} exists; name another file, or --resume to go on with its run")
+    folder = args.out.with_name(args.out.name + ".run")
+    stage = {"use": "paraphrase", "sources": [args.file], "split": args.split, "teacher": server}
+    stage |= {k: v for k in ("checks", "max_new") if (v := getattr(args, k)) is not None}
+    places = {"sources": "SOURCE", "teacher": "--paraphrase", "checks": "--checks", "max_new": "--max-new"}
+    code = _one_stage.run(args, "data augment", stage, places, folder, args.resume and (folder / "run.json").exists())
+    if not (folder / "paraphrases.jsonl").exists():
+        return code
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(folder / "paraphrases.jsonl", args.out)
+    kept = json.loads((folder / "stages" / "paraphrase" / "told.json").read_text(encoding="utf-8"))
+    told = {
+        "out": str(args.out), "how": "paraphrase", "seed": args.seed, "given": kept["given"], "made": kept["made"],
+        "left_out": kept["left_out"], "paid": _one_stage.paid(folder),
+    }  # fmt: skip
+    _told(told, args)
+    return code
+
+
+def _told(told: dict[str, Any], args: argparse.Namespace) -> int:
+    if args.json:
+        print(json.dumps(told, indent=1, ensure_ascii=False))
+        return 0
+    print(f"{told['made']} new problems from {told['given']} in {args.out}")
+    for why, n in told["left_out"].items():
+        print(f"  left out: {n} ({why})")
+    return 0
 
 
 def _audit(args: argparse.Namespace) -> int:

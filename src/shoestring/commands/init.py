@@ -7,11 +7,11 @@ import hashlib
 import json
 import re
 from dataclasses import asdict
-from decimal import Decimal
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from shoestring.commands._options import amount, hourly, price_arguments, write
 from shoestring.commands.parser import nearest
 from shoestring.records import UserError
 
@@ -43,8 +43,7 @@ def add(sub: Any) -> argparse.ArgumentParser:
     c.add_argument("--problems", metavar="FILE", help="problems with answers to check: a file, bundled:NAME or a hub id")
     c.add_argument("--gpu", metavar="NAME", help="rent this GPU, such as H100 (default: this machine)")
     c.add_argument("--pick", metavar="NAME", help="write this candidate: distil-sft, sft-grpo or lora")
-    c.add_argument("--rate", metavar="'0.10 USD/hour'", help="what an hour of this machine costs you")
-    c.add_argument("--prices", type=Path, metavar="FILE", help="your own price book (TOML), before the one that ships")
+    price_arguments(c)
     c.add_argument("--out", type=Path, metavar="FILE", help=f"where to (default: TEMPLATE.toml, or {OUT})")
     c.add_argument("--force", action="store_true", help="overwrite the file")
     c.add_argument("--list", action="store_true", help="list the templates")
@@ -74,13 +73,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _write(out: Path, text: str, over: bool) -> None:
     _check(out, over)
-    try:
-        with open(out, "w" if over else "x", encoding="utf-8") as f:
-            f.write(text)
-    except FileNotFoundError:
-        raise UserError(f"{out}: no such folder: {out.parent}") from None
-    except OSError as e:
-        raise UserError(f"{out}: cannot be written: {(e.strerror or str(e)).lower()}") from None
+    write(out, text, over)
 
 
 def _check(out: Path, over: bool) -> None:
@@ -107,7 +100,8 @@ def _compiled(args: argparse.Namespace) -> int:
         raise UserError(f"init: no candidate {args.pick!r}{near}")
     out: Path = args.out or OUT
     _check(out, args.force)
-    budget, rate = _budget(args.budget), _rate(args.rate)
+    budget = amount(args.budget if re.search(r"[A-Za-z$]", args.budget) else f"{args.budget} USD", "--budget")
+    rate = hourly(args.rate or None)
     spec, copy = _problems(args.problems, out)
     name = re.sub(r"[^A-Za-z0-9_-]+", "-", out.stem).strip("-")[:64] or "run"
     written = False
@@ -137,24 +131,6 @@ def _compiled(args: argparse.Namespace) -> int:
         print(f"wrote {spec}: your problems with a split, because training and test problems were not told apart")
     print(f"wrote {out} ({taken.kind}); see what it costs: shoestring plan {out}; then: shoestring run {out}")
     return 0
-
-
-def _budget(text: str) -> Decimal:
-    from shoestring.recipe import parse_money
-
-    try:
-        return parse_money(text if re.search(r"[A-Za-z$]", text) else f"{text} USD", "--budget")
-    except ValueError as e:
-        raise UserError(str(e)) from None
-
-
-def _rate(text: str | None) -> Decimal | None:
-    from shoestring.recipe import parse_money
-
-    try:
-        return parse_money(text, "--rate", "/hour") if text else None
-    except ValueError as e:
-        raise UserError(str(e)) from None
 
 
 def _problems(spec: str, out: Path) -> tuple[str, str | None]:

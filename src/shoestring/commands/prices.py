@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from shoestring.commands._options import hourly
 from shoestring.records import UserError
 
 KINDS = ("machines", "teachers", "storage", "egress", "conflicts")
@@ -41,13 +42,8 @@ def run(args: argparse.Namespace) -> int:
         if getattr(args, name):
             raise UserError(f"--{name} belongs to --import FILE")
     from shoestring.cost.prices import PriceBook
-    from shoestring.recipe import parse_money
 
-    try:
-        rate = parse_money(args.rate, "--rate", "/hour") if args.rate else None
-    except ValueError as e:
-        raise UserError(str(e)) from None
-    book = PriceBook.default(args.prices, rate)
+    book = PriceBook.default(args.prices, hourly(args.rate or None))
     if args.machine and not args.json:
         return _plain(book, args)
     from shoestring.report import pricelist

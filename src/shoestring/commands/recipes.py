@@ -89,7 +89,7 @@ def execute(recipe: Recipe, folder: Path, resume: bool, started: float) -> int:
     """Run it, then print scores, bill and where things are. `started`: unix seconds at which the process began."""
     from shoestring.estimate import history
     from shoestring.pipeline import Pipeline
-    from shoestring.report import terminal
+    from shoestring.report import ladder, terminal
 
     screen = console()
     say_licences(recipe)
@@ -100,6 +100,7 @@ def execute(recipe: Recipe, folder: Path, resume: bool, started: float) -> int:
         terminal.print_scores(scores, gains, screen)
     bill, run = (json.loads((folder / name).read_text()) for name in ("bill.json", "run.json"))
     terminal.print_bill(bill, screen, run)
+    ladder.print_ladder(folder, screen)
     if (folder / "model").exists():
         print(f"model  {folder / 'model'}")
     print(f"report {folder / 'report.html'}")

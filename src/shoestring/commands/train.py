@@ -13,6 +13,7 @@ from decimal import ROUND_CEILING, Decimal
 from pathlib import Path
 from typing import Any
 
+from shoestring.commands import _trl_policy as trl_policy
 from shoestring.commands.parser import both, nearest
 from shoestring.recipe import Recipe, load, loads
 from shoestring.records import UserError
@@ -80,6 +81,18 @@ FLAGS = (
     Flag("rationalise", bool, {"distill": "rationalise"}, "ask once more, with the answer given, where none was right"),
     Flag("self_filter", bool, {"distill": "self_filter"}, "drop mixed languages, long paragraphs, code blocks and loops"),
     Flag("concurrency", int, {"distill": "concurrency"}, "requests in flight at the server"),
+    Flag("beta", float, {"grpo": "kl"}, "weight of the KL to a reference policy (default 0: there is none)"),
+    Flag("epsilon", float, {"grpo": ""}, "the ratio is held within 1 ± epsilon (default: the loss's own bounds)"),
+    Flag("epsilon_high", float, {"grpo": ""}, "its upper bound, where that is another; of cispo, the largest weight"),
+    Flag("loss_type", str, {"grpo": "variant"}, "grpo, dr_grpo, bnpo (default), dapo, cispo, sapo, luspo, gspo or ppo"),
+    Flag("importance_sampling_level", str, {"grpo": ""}, "token (default), or sequence, which makes grpo gspo"),
+    Flag("num_iterations", int, {"grpo": "updates"}, "passes over a step's completions"),
+    Flag("scale_rewards", str, {"grpo": ""}, "group (advantages by the group's deviation) or none"),
+    Flag("sync_ref_model", bool, {"grpo": ""}, "the policy becomes the reference anew, every --ref_model_sync_steps"),
+    Flag("ref_model_sync_steps", int, {"grpo": ""}, "default 512"),
+    Flag("vllm_importance_sampling_correction", bool, {"grpo": ""}, "weigh tokens by trainer over engine probability"),
+    Flag("vllm_importance_sampling_mode", str, {"grpo": ""}, "token_truncate (default) or token_mask"),
+    Flag("vllm_importance_sampling_cap", float, {"grpo": "importance_cap"}, "the largest weight (default 2)"),
     Flag("reward_funcs", list, {"grpo": ""}, "what is paid: graders or file.py:function (default: each problem's own grader)"),
     Flag("reward_weights", list, {"grpo": ""}, "their weights (default: 1 each)"),
     Flag("save_total_limit", int, {"sft": "save_total_limit", "grpo": "save_total_limit"}, "checkpoints kept"),
@@ -207,6 +220,7 @@ def _recipe(args: argparse.Namespace, out: Path) -> Recipe:
     _adapters(args, tables, places, at)
     _teacher(args, tables, places, at)
     _rewards(args, tables, places, at)
+    trl_policy.add_keys(args, tables[at], places, at)
     tables += [{"use": "evaluate", "name": "score", "sources": args.evaluate}] if getattr(args, "evaluate", None) else []
     text = tomlkit.dumps(top | {"stage": tables})
     return loads(text, stages.configs(), args.set, origin=f"shoestring {args.command}", places=places)

@@ -9,12 +9,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from decimal import Decimal, localcontext
+from decimal import Decimal
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
 import tomlkit
 from tomlkit.exceptions import ParseError
 
+from shoestring.cost.decimals import brief, usd
 from shoestring.records import UserError
 from shoestring.tables import located, nearest, one_line, positions
 
@@ -25,7 +26,6 @@ Kind = Literal["usd", "number", "percent", "text"]
 _NUMBER = r"\d{1,15}(?:\.\d{1,18})?"
 _USD = re.compile(rf"({_NUMBER})\s*USD(/[A-Za-z]+)?", re.ASCII)
 _PEOPLE = re.compile(rf"({_NUMBER})\s*h\s*@\s*({_NUMBER})(?:\s*USD)?", re.ASCII)
-MICRO = Decimal("0.000001")
 _PLAIN = re.compile(rf"-?{_NUMBER}", re.ASCII)
 
 
@@ -262,25 +262,12 @@ def corners(values: Mapping[str, Value], solve: Callable[[Mapping[str, Decimal]]
 # as JSON: decimal strings
 
 
-def usd(x: Decimal) -> str:
-    return f"{x.quantize(MICRO):f}"
-
-
-def plain(x: Decimal | None) -> str | None:
-    """Without exponent and without idle zeros, to 12 significant digits."""
-    if x is None:
-        return None
-    with localcontext(prec=12):
-        text = f"{+x:f}"
-    return text.rstrip("0").rstrip(".") if "." in text else text
-
-
 def assumption_rows(values: Mapping[str, Value], keys: Mapping[str, Key]) -> list[dict[str, Any]]:
     """One row a value, as decimal strings, in the order of the keys."""
     return [
         {
-            "key": k, "what": key.what, "unit": key.unit, "low": plain(values[k].low), "mid": plain(values[k].mid),
-            "high": plain(values[k].high), "basis": values[k].basis, "note": values[k].note,
+            "key": k, "what": key.what, "unit": key.unit, "low": brief(values[k].low), "mid": brief(values[k].mid),
+            "high": brief(values[k].high), "basis": values[k].basis, "note": values[k].note,
         }
         for k, key in keys.items() if k in values
     ]  # fmt: skip
@@ -293,10 +280,10 @@ def not_given_rows(keys: Iterable[Key]) -> list[dict[str, str]]:
 def swing_rows(found: Sequence[Swing[Any]]) -> list[dict[str, Any]]:
     return [
         {
-            "assumption": s.key, "low": plain(s.low), "high": plain(s.high),
+            "assumption": s.key, "low": brief(s.low), "high": brief(s.high),
             "range": "stated" if s.stated else "halved and doubled", "month_at_low": s.at_low.month,
             "month_at_high": s.at_high.month, "saving_at_low": usd(s.at_low.saving), "saving_at_high": usd(s.at_high.saving),
-            "flips": s.flips, "flips_at": plain(s.flips_at),
+            "flips": s.flips, "flips_at": brief(s.flips_at),
         }
         for s in found
     ]  # fmt: skip

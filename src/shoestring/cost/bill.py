@@ -11,10 +11,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from decimal import ROUND_HALF_EVEN, Decimal, localcontext
 from typing import Any
 
+from shoestring.cost.decimals import MICRO, digits, plain, usd
 from shoestring.cost.prices import EXACT, PriceBook, UnknownPrice, quantity
 from shoestring.records import OUTCOMES, Bill, BillLine, Usage
 
-MICRO = Decimal("0.000001")  # amounts are shown to a millionth of a dollar
+PRICE_FIGURES = 20  # of a unit price: enough to recompute any amount to the last shown digit
 HEADLINE_OUTCOMES = ("useful", "idle")
 
 SUNK: tuple[Mapping[str, Any], ...] = (
@@ -57,20 +58,20 @@ def price(
                 if not allow_unknown:
                     raise
                 missing = True
-                lines.append(BillLine(stage, sku, _plain(sums[key]), unit, None, None, outcome, None))
+                lines.append(BillLine(stage, sku, plain(sums[key]), unit, None, None, outcome, None))
                 continue
             amount = (sums[key] * unit_price).quantize(MICRO, ROUND_HALF_EVEN)
             marginal += amount
             if outcome in HEADLINE_OUTCOMES:
                 headline += amount
             lines.append(
-                BillLine(stage, sku, _plain(sums[key]), unit, _digits(unit_price), f"{amount:f}", outcome, ref)
+                BillLine(stage, sku, plain(sums[key]), unit, digits(unit_price, PRICE_FIGURES), f"{amount:f}", outcome, ref)
             )
     return Bill(
         currency="USD",
-        budget=_plain(budget),
-        headline=f"{headline.quantize(MICRO):f}",
-        marginal=f"{marginal.quantize(MICRO):f}",
+        budget=plain(budget),
+        headline=usd(headline),
+        marginal=usd(marginal),
         sunk=tuple(dict(row) for row in sunk),
         is_lower_bound=missing,
         lines=tuple(lines),
@@ -86,8 +87,8 @@ def sunk_row(what: str, low: Decimal | None, high: Decimal | None, source: str) 
         raise ValueError(f"sunk cost {what!r}: give a low and a high with a source, or neither")
     return {
         "what": what,
-        "low": None if low is None else _plain(low),
-        "high": None if high is None else _plain(high),
+        "low": None if low is None else plain(low),
+        "high": None if high is None else plain(high),
         "source": source or "unknown",
     }
 
@@ -115,15 +116,3 @@ def to_dict(bill: Bill) -> dict[str, Any]:
             for line in bill.lines
         ],
     }
-
-
-def _plain(value: Decimal) -> str:
-    """A decimal without exponent and without idle zeros."""
-    text = format(value, "f")
-    return text.rstrip("0").rstrip(".") if "." in text else text
-
-
-def _digits(value: Decimal) -> str:
-    """A unit price to 20 significant digits: enough to recompute any amount to the last shown digit."""
-    with localcontext(prec=20):
-        return _plain(+value)

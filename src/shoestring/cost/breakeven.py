@@ -12,21 +12,10 @@ from dataclasses import dataclass
 from decimal import ROUND_CEILING, Decimal, localcontext
 from typing import Any
 
-from shoestring.cost.assumptions import (
-    Key,
-    Swing,
-    Value,
-    assumption_rows,
-    corners,
-    middle,
-    not_given_rows,
-    plain,
-    swing_rows,
-    swings,
-    usd,
-)
+from shoestring.cost.assumptions import Key, Swing, Value, assumption_rows, corners, middle, not_given_rows, swing_rows, swings
+from shoestring.cost.decimals import brief, usd
+from shoestring.cost.provisioned import MONTH_HOURS
 
-HOURS = Decimal(730)  # of a month
 MILLION = Decimal(1_000_000)
 BEYOND = 240  # months looked at, where the answer lies outside the horizon
 COMPUTED = {  # lines of a flow that are computed → their category
@@ -168,7 +157,7 @@ def serving_hours(v: Mapping[str, Decimal], month: int) -> Decimal:
     busy = busy_hours(v, month)
     if share := v.get("own.utilisation_percent"):
         return busy / (share / 100)
-    return HOURS * max(Decimal(1), (busy / HOURS).to_integral_value(ROUND_CEILING))
+    return MONTH_HOURS * max(Decimal(1), (busy / MONTH_HOURS).to_integral_value(ROUND_CEILING))
 
 
 def flows(option: str, v: Mapping[str, Decimal], months: int) -> list[Flow]:
@@ -346,8 +335,8 @@ def to_dict(result: Result) -> dict[str, Any]:
         "not_given": not_given_rows(result.not_given),
         "options": options,
         "serving": {
-            "busy_hours": plain(busy_hours(v, 1)), "paid_hours": plain(serving_hours(v, 1)),
-            "utilisation": plain(busy_hours(v, 1) / serving_hours(v, 1)),
+            "busy_hours": brief(busy_hours(v, 1)), "paid_hours": brief(serving_hours(v, 1)),
+            "utilisation": brief(busy_hours(v, 1) / serving_hours(v, 1)),
             "usd_per_1000": usd(1000 * serving_hours(v, 1) * v["own.usd_per_hour"] / (queries(v, 1) * answered(v)))
             if answered(v) else None,
             "api_usd_per_1000": usd(1000 * query_usd(v)), "rag_usd_per_1000": usd(1000 * query_usd(v, True)),
@@ -364,7 +353,7 @@ def to_dict(result: Result) -> dict[str, Any]:
                 "against": x.against, "month": x.mid.month, "best": x.best.month, "worst": x.worst.month,
                 "ahead_first_in": x.mid.crosses, "beyond_horizon": x.later, "saving_usd": usd(x.mid.saving),
                 "saving_best_usd": usd(x.best.saving), "saving_worst_usd": usd(x.worst.saving),
-                "from_queries": plain(x.from_queries), "room_usd": usd(x.room), "sensitivity": swing_rows(x.swings),
+                "from_queries": brief(x.from_queries), "room_usd": usd(x.room), "sensitivity": swing_rows(x.swings),
             }
             for x in result.verdicts
         ],

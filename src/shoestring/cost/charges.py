@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
+from shoestring.cost.decimals import MICRO
 from shoestring.records import UserError
 
 HOURS, ITEM = "people/hour", "charge/item"
-CENT = Decimal("0.000001")  # amounts are kept to a millionth of a dollar, as the bill's other lines are
 _NUMBER = r"\d{1,9}(?:\.\d{1,6})?"
 _PEOPLE = re.compile(rf"({_NUMBER})\s*h\s*@\s*\$?\s*({_NUMBER})(?:\s*USD(?:\s*/\s*h(?:our)?)?)?", re.IGNORECASE)
 
@@ -41,7 +41,7 @@ class Charge:
 
     @property
     def amount(self) -> Decimal:
-        return (self.quantity * self.unit_price).quantize(CENT)
+        return (self.quantity * self.unit_price).quantize(MICRO)
 
 
 def people(text: str) -> tuple[Decimal, Decimal]:

@@ -13,20 +13,9 @@ from dataclasses import dataclass
 from decimal import Decimal, localcontext
 from typing import Any
 
-from shoestring.cost.assumptions import (
-    Key,
-    Swing,
-    Value,
-    assumption_rows,
-    corners,
-    middle,
-    not_given_rows,
-    swing_rows,
-    swings,
-    usd,
-)
-
-HOURS = Decimal(730)
+from shoestring.cost.assumptions import Key, Swing, Value, assumption_rows, corners, middle, not_given_rows, swing_rows, swings
+from shoestring.cost.decimals import usd
+from shoestring.cost.provisioned import MONTH_HOURS
 
 _N = {"kind": "number", "positive": True}
 KEYS = (
@@ -85,13 +74,13 @@ def monthly(v: Mapping[str, Decimal], utilisation: Decimal | None = None) -> dic
 def power(v: Mapping[str, Decimal], share: Decimal) -> Decimal:
     """Dollars of a month's electricity with this share of hours at work."""
     watts = share * v["watts"] + (1 - share) * v.get("idle_watts", v["watts"])
-    return watts / 1000 * v["pue"] * v["usd_per_kwh"] * HOURS
+    return watts / 1000 * v["pue"] * v["usd_per_kwh"] * MONTH_HOURS
 
 
 def useful_hours(v: Mapping[str, Decimal], utilisation: Decimal | None = None) -> Decimal:
     """GPU-hours of useful work a month."""
     share = v["utilisation_percent"] / 100 if utilisation is None else utilisation
-    return v["gpus"] * HOURS * share
+    return v["gpus"] * MONTH_HOURS * share
 
 
 def rented_usd(v: Mapping[str, Decimal]) -> Decimal:
@@ -138,7 +127,7 @@ def least_utilisation(v: Mapping[str, Decimal]) -> Decimal | None:
     with localcontext(prec=28):
         fixed = sum(monthly(v, Decimal(0)).values(), Decimal(0))
         more = power(v, Decimal(1)) - power(v, Decimal(0))
-        gain = rented_usd(v) * v["gpus"] * HOURS - more
+        gain = rented_usd(v) * v["gpus"] * MONTH_HOURS - more
         if gain <= 0 or fixed > gain:
             return None
         return fixed / gain
@@ -166,7 +155,7 @@ class Result:
     @property
     def least_hours(self) -> Decimal | None:
         """Useful GPU-hours a month from which owning is the cheaper way."""
-        return None if self.least_utilisation is None else self.least_utilisation * self.values["gpus"].mid * HOURS
+        return None if self.least_utilisation is None else self.least_utilisation * self.values["gpus"].mid * MONTH_HOURS
 
 
 def compare(values: Mapping[str, Value]) -> Result:

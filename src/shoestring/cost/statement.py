@@ -16,8 +16,8 @@ from decimal import Decimal
 from typing import Any
 
 from shoestring.cost import charges
-from shoestring.cost.bill import MICRO
 from shoestring.cost.charges import Charge
+from shoestring.cost.decimals import plain, usd
 from shoestring.records import OUTCOMES
 
 ZERO = Decimal(0)
@@ -40,6 +40,7 @@ class RunBill:
     why_no_variance: str = ""
     accuracy: Mapping[str, Any] | None = None  # {"model", "accuracy", "ci95"} of the last trained model
     funding: Sequence[Mapping[str, Any]] = field(default=())
+    answers: Sequence[Mapping[str, Any]] = field(default=())  # a row a scored model: what a thousand answers cost
 
 
 def outcomes(lines: Iterable[Mapping[str, Any]]) -> dict[str, str]:
@@ -48,7 +49,7 @@ def outcomes(lines: Iterable[Mapping[str, Any]]) -> dict[str, str]:
     for line in lines:
         if line.get("amount") is not None:
             sums[line["outcome"]] += Decimal(line["amount"])
-    return {k: f"{v.quantize(MICRO):f}" for k, v in sums.items()}
+    return {k: usd(v) for k, v in sums.items()}
 
 
 def charge_rows(run: str, posted: Iterable[Charge]) -> list[dict[str, Any]]:
@@ -56,7 +57,7 @@ def charge_rows(run: str, posted: Iterable[Charge]) -> list[dict[str, Any]]:
     return [
         {
             "run": run, "entry": c.seq, "date": datetime.fromtimestamp(c.time, UTC).strftime("%Y-%m-%d"), "what": c.what,
-            "resource": c.sku, "quantity": _plain(c.quantity), "unit": c.unit, "unit_price": _plain(c.unit_price),
+            "resource": c.sku, "quantity": plain(c.quantity), "unit": c.unit, "unit_price": plain(c.unit_price),
             "amount": f"{c.amount:f}", "reverses": c.reverses, "note": c.note,
         }
         for c in charges.settled(posted)
@@ -66,7 +67,7 @@ def charge_rows(run: str, posted: Iterable[Charge]) -> list[dict[str, Any]]:
 def section(rows: Sequence[Mapping[str, Any]], marginal: str) -> dict[str, Any]:
     """The charges of a bill with their total, and the marginal total with them."""
     total = sum((Decimal(r["amount"]) for r in rows), ZERO)
-    return {"total": f"{total.quantize(MICRO):f}", "with_marginal": f"{(total + Decimal(marginal)).quantize(MICRO):f}",
+    return {"total": usd(total), "with_marginal": usd(total + Decimal(marginal)),
             "lines": [dict(r) for r in rows]}  # fmt: skip
 
 
@@ -88,7 +89,7 @@ def of(runs: Sequence[RunBill], priced_with: str) -> dict[str, Any]:
             sunk.setdefault(str(row), dict(row))
     return {
         "currency": "USD",
-        "budget": _plain(sum((Decimal(r.bill["budget"]) for r in runs), ZERO)),
+        "budget": plain(sum((Decimal(r.bill["budget"]) for r in runs), ZERO)),
         "headline": {"total": _sum(r.bill["headline"]["total"] for r in runs)},
         "marginal": {"total": marginal},
         "sunk": list(sunk.values()),
@@ -111,6 +112,7 @@ def _one(r: RunBill) -> dict[str, Any]:
         "charges": section(charge_rows(r.run, r.charges), b["marginal"]["total"]),
         "funding": [dict(row) for row in r.funding], "accuracy": r.accuracy and dict(r.accuracy),
         "variance": r.variance and dict(r.variance), "why_no_variance": r.why_no_variance, "lines": list(b["lines"]),
+        "answers": [dict(row) for row in r.answers],
     }  # fmt: skip
 
 
@@ -166,9 +168,4 @@ def safe(cell: Any) -> str:
 
 
 def _sum(amounts: Iterable[str]) -> str:
-    return f"{sum((Decimal(a) for a in amounts), ZERO).quantize(MICRO):f}"
-
-
-def _plain(value: Decimal) -> str:
-    text = format(value, "f")
-    return text.rstrip("0").rstrip(".") if "." in text else text
+    return usd(sum((Decimal(a) for a in amounts), ZERO))

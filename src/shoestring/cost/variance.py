@@ -21,10 +21,10 @@ from collections.abc import Mapping
 from decimal import ROUND_HALF_EVEN, Decimal, localcontext
 from typing import Any
 
+from shoestring.cost.decimals import MICRO, brief, plain
 from shoestring.cost.prices import EXACT, GB, GB_MONTH, SECOND
 from shoestring.records import LEASE
 
-MICRO = Decimal("0.000001")
 PARTS = ("rate", "volume", "efficiency", "waste")
 NEAR = Decimal("0.00001")  # a plan's figures have six digits: a price this near to the machine's is the machine's
 TRAINING = ("sft", "logit_distill", "grpo", "pretrain")  # their steps count the tokens that their plans count
@@ -183,10 +183,10 @@ def _line(
     return {
         "stage": key[0], "resource": key[1], "kind": kind,
         "unit": (actual or planned).unit,  # type: ignore[union-attr]
-        "planned_quantity": _text(planned.quantity) if planned and planned.unit != "plan" else None,
-        "planned_price": _digits(planned.price) if planned and planned.unit != "plan" else None,
+        "planned_quantity": plain(planned.quantity) if planned and planned.unit != "plan" else None,
+        "planned_price": brief(planned.price) if planned and planned.unit != "plan" else None,
         "planned": f"{before:f}",
-        "actual_quantity": _text(actual.useful + actual.wasted) if actual else None,
+        "actual_quantity": plain(actual.useful + actual.wasted) if actual else None,
         "actual": f"{after:f}", "difference": f"{difference:f}",
         **{k: f"{parts[k]:f}" for k in PARTS},
         "work": None if share is None else round(float(share), 6), "work_measure": measure,
@@ -220,13 +220,3 @@ def _mid(quantity: Any) -> Decimal:
 
 def _round(x: Decimal) -> Decimal:
     return x.quantize(MICRO, ROUND_HALF_EVEN) + 0  # + 0: no negative zero
-
-
-def _text(value: Decimal) -> str:
-    text = format(value, "f")
-    return text.rstrip("0").rstrip(".") if "." in text else text
-
-
-def _digits(value: Decimal) -> str:
-    with localcontext(prec=12):
-        return _text(+value)

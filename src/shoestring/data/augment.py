@@ -175,26 +175,47 @@ def paraphrased(
     if attempts < 1:
         raise ValueError(f"attempts = {attempts}: a paraphrase is answered at least once")
     made = Augmented()
-    asked = [prompt.format(prompt=p.prompt) for p in problems]
-    drafts: list[Problem] = []
-    for p, said in zip(problems, _replies(ask, asked), strict=True):
-        text = said.strip()
-        if not text or answers.normalise(text) == answers.normalise(p.prompt):
-            made.left_out["no other words"] += 1
+    new = drafts(problems, _replies(ask, [prompt.format(prompt=p.prompt) for p in problems]), made.left_out)
+    said = _replies(ask, [p.prompt for p in new for _ in range(attempts)])
+    made.problems = agreed(
+        new, [[right(text, p) for text in said[i * attempts : (i + 1) * attempts]] for i, p in enumerate(new)], made.left_out
+    )
+    return made
+
+
+def drafts(problems: Sequence[Problem], said: Sequence[str | None], left_out: Counter[str]) -> list[Problem]:
+    """The problems in the words of `said`, with the old answers, not yet to be trusted. None: nothing was said.
+
+    left_out counts what is no paraphrase: no other words, other numbers, the same words as another problem's.
+    """
+    made: list[Problem] = []
+    known = {answers.normalise(p.prompt) for p in problems}
+    for p, reply in zip(problems, said, strict=True):
+        text = (reply or "").strip()
+        if reply is None:
+            left_out["no reply"] += 1
+        elif not text or answers.normalise(text) in known:
+            left_out["no other words"] += 1
         elif sorted(answers.numbers(text)) != sorted(answers.numbers(p.prompt)):
-            made.left_out["other numbers"] += 1
+            left_out["other numbers"] += 1
         else:
+            known.add(answers.normalise(text))
             new = Problem.make(
                 text, p.answer, grader=p.grader, grader_args=p.grader_args, source=f"{p.source} paraphrased".strip(),
                 licence=p.licence, domain=p.domain,
             )  # fmt: skip
-            drafts.append(new)
-    said = _replies(ask, [p.prompt for p in drafts for _ in range(attempts)])
-    for i, p in enumerate(drafts):
-        if all(right(text, p) for text in said[i * attempts : (i + 1) * attempts]):
-            made.problems.append(p)
+            made.append(new)
+    return made
+
+
+def agreed(new: Sequence[Problem], right: Sequence[Sequence[bool]], left_out: Counter[str]) -> list[Problem]:
+    """Those of which every answer was graded right by the old gold, and there was one; the others are counted."""
+    made: list[Problem] = []
+    for p, verdicts in zip(new, right, strict=True):
+        if verdicts and all(verdicts):
+            made.append(p)
         else:
-            made.left_out["answered otherwise"] += 1
+            left_out["answered otherwise" if verdicts else "not answered"] += 1
     return made
 
 

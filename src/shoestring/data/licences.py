@@ -1,12 +1,13 @@
 """Whether one may train on what a model writes: a small table by model, and the words of common licences.
 
-No legal advice: the table says where to read, and documents change. What is not in it is unknown, never allowed.
+No legal advice: the table says where to read, and documents change. What is not in it is unknown, never allowed. Most rows
+go by a model's name alone; nobody has looked at that model's own page for them, and what is printed says so.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 Verdict = Literal["allowed", "conditions", "forbidden", "unknown"]
@@ -14,12 +15,18 @@ Verdict = Literal["allowed", "conditions", "forbidden", "unknown"]
 
 @dataclass(frozen=True)
 class Licence:
-    """output: may a model be trained on its output? source: the document that says so. note: the condition, in words."""
+    """output: may a model be trained on its output? source: the document that says so. note: the condition, in words.
+    checked: what was read to know that the model in question has this licence; "": nothing, it is the model's name."""
 
     name: str
     output: Verdict
     source: str = ""
     note: str = ""
+    checked: str = ""
+
+    @property
+    def basis(self) -> str:
+        return self.checked or "from the model's name, not checked"
 
 
 APACHE = Licence("apache-2.0", "allowed", "https://www.apache.org/licenses/LICENSE-2.0")
@@ -78,16 +85,30 @@ STATED: dict[str, Licence] = {
 }  # fmt: skip
 
 
+# models whose licence was read, and where; every other row of TABLE is from the name
+CHECKED: dict[str, str] = {
+    "smollm2-135m-instruct": "read in the header of the packaged GGUF",
+    **dict.fromkeys(
+        ("mistral-small-3.1-24b", "mistral-small-3.1-24b-instruct", "deepseek-r1", "qwq-32b"), "read in data/recorded/README.md"
+    ),
+}
+OWN = "as its own files or rows state"
+
+
 def of_model(model: str, stated: str = "") -> Licence:
     """The licence of a model by its id ("owner/name", "catalogue/owner/name" or a folder), else by the licence that it states.
 
     An id of the table counts for more than a stated licence: who calls a copy of Llama "mit" changes nothing.
     """
     name = re.split(r"[/:]", model.strip().rstrip("/").lower())[-1]
+    own = of_name(stated)
     fits = [k for k in TABLE if name.startswith(k)]
-    if fits:
-        return TABLE[max(fits, key=len)]
-    return of_name(stated)
+    if not fits:
+        return replace(own, checked=OWN) if stated else own
+    found = TABLE[max(fits, key=len)]
+    if own.name.lower() == found.name.lower():
+        return replace(found, checked=OWN)
+    return replace(found, checked=CHECKED.get(name, ""))
 
 
 def of_name(licence: str) -> Licence:
@@ -97,15 +118,22 @@ def of_name(licence: str) -> Licence:
 
 
 def remark(role: str, model: str, stated: str = "") -> str:
-    """One line where training on the model's output is forbidden, bound to conditions or not known; "" where it is allowed.
+    """One line where training on the model's output is forbidden, bound to conditions, not known, or allowed as far as the
+    model's name tells; "" where it is allowed and that was checked.
 
     role: "base" or "teacher".
     """
     found = of_model(model, stated)
+    return "" if found.output == "allowed" and found.checked else line(role, model, stated)
+
+
+def line(role: str, model: str, stated: str = "") -> str:
+    """The licence of a model, whether one may train on its output, and how that is known."""
+    found = of_model(model, stated)
     if found.output == "allowed":
-        return ""
+        return f"{role} {model} ({found.name}): training on its output is allowed ({found.source}; {found.basis})"
     if found.output == "unknown":
         said = f"its licence ({found.name})" if found.name else "its licence"
         return f"{role} {model}: {said} is not known here: read whether it allows training on its output"
     how = "is forbidden" if found.output == "forbidden" else "has conditions"
-    return f"{role} {model} ({found.name}): training on its output {how}: {found.note} ({found.source})"
+    return f"{role} {model} ({found.name}): training on its output {how}: {found.note} ({found.source}; {found.basis})"

@@ -8,12 +8,10 @@ seconds or more: a shorter one says nothing about rates.
 from __future__ import annotations
 
 import json
-import os
-import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from shoestring.estimate import kept
 from shoestring.estimate.machine import Profile, cache_folder, profile_key
 
 LEAST_SECONDS = 5.0
@@ -28,14 +26,6 @@ def _path(path: Path | None) -> Path:
     return path or cache_folder() / "runs.json"
 
 
-def _read(path: Path | None) -> dict[str, Any]:
-    try:
-        table = json.loads(_path(path).read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return table if isinstance(table, dict) else {}
-
-
 def _key(use: str, parameters: int) -> str:
     return f"{profile_key('')}| {use} | {parameters}"
 
@@ -47,7 +37,7 @@ def correction(use: str, parameters: int, profile: Profile, path: Path | None = 
     """
     if profile.basis != "measured":
         return None
-    rows = _read(path).get(_key(use, parameters))
+    rows = kept.read(_path(path)).get(_key(use, parameters))
     if not isinstance(rows, list):
         return None
     # a ratio holds for the rates that its plan was made with: carry it over to those of now
@@ -89,26 +79,10 @@ def keep(run: Path, path: Path | None = None) -> bool:
         return False
     if not found:
         return False
-    table = _read(path)
+    table = kept.read(_path(path))
     for use, rows in found.items():
         ratio = sum(r[0] for r in rows) / sum(r[1] for r in rows)
         key = _key(use, parameters)
         before = table.get(key)
         table[key] = [*(before if isinstance(before, list) else []), {"ratio": ratio, "rate": rows[0][2]}][-KEPT:]
-    return _write(table, _path(path))
-
-
-def _write(table: Mapping[str, Any], path: Path) -> bool:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=".runs-")
-        try:
-            with os.fdopen(handle, "w") as f:
-                json.dump(table, f, indent=1)
-            os.replace(name, path)
-        except BaseException:
-            os.unlink(name)
-            raise
-    except OSError:
-        return False
-    return True
+    return kept.write(table, _path(path))

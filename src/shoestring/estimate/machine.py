@@ -6,14 +6,13 @@ processor, the core count and the torch version, because each of the three chang
 
 from __future__ import annotations
 
-import json
 import os
-import tempfile
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from shoestring.estimate import kept
 from shoestring.records import Quantity
 
 MEASURED = 2  # of what a profile holds and how it is measured: older ones are measured anew
@@ -101,6 +100,10 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "shoestring"
 
 
+def _path(path: Path | None) -> Path:
+    return path or cache_folder() / "profile.json"
+
+
 def profile_key(torch_version: str, model: str | None = None, count: int | None = None) -> str:
     """The key of this machine's profile; the caller gives torch's version, because this module must not import it."""
     return f"v{MEASURED} {model or cpu_model()} | {count or cores()} cores | torch {torch_version}"
@@ -109,7 +112,7 @@ def profile_key(torch_version: str, model: str | None = None, count: int | None 
 def load_profile(key: str, path: Path | None = None) -> Profile | None:
     """The measured profile under this key; None where there is none or the cache cannot be read (it is only a cache)."""
     try:
-        return _profile(_read(path)[key])
+        return _profile(kept.read(_path(path))[key])
     except (AttributeError, KeyError, TypeError, ValueError):
         return None
 
@@ -117,7 +120,7 @@ def load_profile(key: str, path: Path | None = None) -> Profile | None:
 def latest_profile(path: Path | None = None) -> Profile | None:
     """The newest profile of this processor under any torch version, for commands which must not import torch."""
     begins = profile_key("")
-    for key in reversed([k for k in _read(path) if k.startswith(begins)]):
+    for key in reversed([k for k in kept.read(_path(path)) if k.startswith(begins)]):
         if made := load_profile(key, path):
             return made
     return None
@@ -125,35 +128,15 @@ def latest_profile(path: Path | None = None) -> Profile | None:
 
 def save_profile(key: str, profile: Profile, path: Path | None = None) -> bool:
     """Keep a profile, newest last, by atomic rename. False where the cache cannot be written: no reason to stop a run."""
-    path = path or cache_folder() / "profile.json"
-    table = {k: v for k, v in _read(path).items() if k != key} | {key: asdict(profile)}
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=".profile-")
-        try:
-            with os.fdopen(handle, "w") as f:
-                json.dump(table, f, indent=1)
-            os.replace(name, path)
-        except BaseException:
-            os.unlink(name)
-            raise
-    except OSError:
-        return False
-    return True
+    path = _path(path)
+    table = {k: v for k, v in kept.read(path).items() if k != key} | {key: asdict(profile)}
+    return kept.write(table, path)
 
 
 def current_profile(torch_version: str | None = None, path: Path | None = None) -> Profile:
     """This machine's measured profile, or the prior. Without a torch version the newest measurement counts."""
     found = load_profile(profile_key(torch_version), path) if torch_version else latest_profile(path)
     return found or prior(cpu_flags(), cores())
-
-
-def _read(path: Path | None) -> dict[str, Any]:
-    try:
-        table = json.loads((path or cache_folder() / "profile.json").read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return table if isinstance(table, dict) else {}
 
 
 _probing = 0.0

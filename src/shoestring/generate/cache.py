@@ -73,8 +73,12 @@ class BlockPool:
             self.version += 1
 
     def release(self, span: Span) -> None:
-        """Take back every block of `span`; the region's last blocks fill the holes."""
-        while span.blocks:
+        """Take back every block of `span`."""
+        self.shrink(span, 0)
+
+    def shrink(self, span: Span, tokens: int) -> None:
+        """Keep the first `tokens` tokens of `span`; the region's last blocks fill the holes of those taken back."""
+        while len(span.blocks) > blocks_for(tokens):
             hole = span.blocks.pop()
             del self.owner[hole]
             last = self.right if span.shared else self.left - 1
@@ -88,7 +92,7 @@ class BlockPool:
             else:
                 self.left -= 1
             self.version += 1
-        span.length = 0
+        span.length = tokens
 
     def slots(self, blocks: torch.Tensor, offsets: torch.Tensor) -> torch.Tensor:
         """Row numbers in `flat` of some tokens: [N] blocks and offsets → [N, 2 * kv_heads], keys then values."""

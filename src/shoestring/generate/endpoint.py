@@ -23,6 +23,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from shoestring.generate import endpoint_forcing
 from shoestring.generate import endpoint_wire as wire
 from shoestring.generate.endpoint_wire import Answer, Attempt, Delta, Failure, TextRequest
 from shoestring.generate.request import Request
@@ -93,12 +94,15 @@ class Endpoint:
 
     repeat_paid: whether an attempt that the server may charge for (`Attempt.sent`) is repeated here too. False leaves that to
     the caller, who may have to ask for the money first; what costs nothing (a 429, a 503, no connection) is always repeated.
+    text: ids → text, for the text of answers whose thinking was forced (`endpoint_forcing`).
     """
 
     def __init__(
-        self, server: Server, on_attempt: Callable[[Attempt], None] | None = None, repeat_paid: bool = True
+        self, server: Server, on_attempt: Callable[[Attempt], None] | None = None, repeat_paid: bool = True,
+        text: Callable[[Sequence[int]], str] | None = None,
     ) -> None:  # fmt: skip
         self.server, self.on_attempt, self.repeat_paid = server, on_attempt, repeat_paid
+        self.text = text
         self.on_answer: Callable[[int, Answer], None] = lambda index, answer: None  # in that thread, before it is handed on
         self._http = client_library()
 
@@ -141,7 +145,8 @@ class Endpoint:
     def _events(self, requests: Sequence[Request | TextRequest], streamed: bool) -> Iterator[tuple[int, Delta | Answer]]:
         if requests:
             yield from _Run(
-                self._http, self.server, self.on_attempt, requests, streamed, self.repeat_paid, self.on_answer
+                self._http, self.server, self.on_attempt, requests, streamed, self.repeat_paid, self.on_answer,
+                self.text,
             ).events()  # fmt: skip
 
 
@@ -157,8 +162,9 @@ class _Run:
         streamed: bool,
         repeat_paid: bool = True,
         on_answer: Callable[[int, Answer], None] = lambda index, answer: None,
+        text: Callable[[Sequence[int]], str] | None = None,
     ) -> None:
-        self.on_answer = on_answer
+        self.on_answer, self.text = on_answer, text
         self.http, self.server, self.on_attempt, self.streamed = http, server, on_attempt, streamed
         self.repeat_paid = repeat_paid
         self.base = server.url.rstrip("/")
@@ -218,12 +224,23 @@ class _Run:
 
     async def _worker(self, client: Any) -> None:
         for index, request in self.pending:
-            answer = await self._ask(client, index, request)
+            answer = await (self._forced if request.thinking else self._ask)(client, index, request)
             self.on_answer(index, answer)
             self.out.put((index, answer))
 
-    async def _ask(self, client: Any, index: int, request: Request | TextRequest) -> Answer:
-        """One request with its repeats."""
+    async def _forced(self, client: Any, index: int, request: Request | TextRequest) -> Answer:
+        """One request in rounds, whose pieces are handed on when they are certain."""
+
+        def tell(delta: Delta) -> None:
+            if self.streamed:
+                self.out.put((index, delta))
+
+        if isinstance(request, TextRequest) and not isinstance(request.prompt, str):
+            raise UserError("a chat's thinking cannot be forced from outside: send its template as a prompt of text or ids")
+        return await endpoint_forcing.run(request, lambda r: self._ask(client, index, r, quiet=True), tell, self.text)
+
+    async def _ask(self, client: Any, index: int, request: Request | TextRequest, quiet: bool = False) -> Answer:
+        """One request with its repeats. quiet: its pieces are not handed on."""
         attempts: list[Attempt] = []
         number = 0
         while True:
@@ -232,7 +249,7 @@ class _Run:
             gather, began = wire.Gather(request), time.time()
             given, failure, sent = False, None, True
             try:
-                given = await self._once(client, index, request, gather)
+                given = await self._once(client, index, request, gather, quiet)
             except Failure as e:
                 failure, sent = e, gather.working
             except (self.http.TransportError, self.http.DecodingError) as e:
@@ -250,7 +267,7 @@ class _Run:
             if failure.rename and self.limit_name == "max_tokens":
                 self.limit_name = "max_completion_tokens"
                 continue
-            given = given or (self.streamed and any((gather.ids, *gather.content, *gather.reasoning)))
+            given = given or (self.streamed and not quiet and any((gather.ids, *gather.content, *gather.reasoning)))
             last = number >= self.server.retries or not failure.again or given or (sent and not self.repeat_paid)
             if failure.fatal or (last and failure.unmet and not self.reached):
                 raise UserError(line)
@@ -259,7 +276,9 @@ class _Run:
             await self._wait(number, failure)
             number += 1
 
-    async def _once(self, client: Any, index: int, request: Request | TextRequest, gather: wire.Gather) -> bool:
+    async def _once(
+        self, client: Any, index: int, request: Request | TextRequest, gather: wire.Gather, quiet: bool
+    ) -> bool:  # fmt: skip
         """One call of the server. True if pieces of the answer have been handed on."""
         body = wire.body(request, self.server.model, self.streamed, self.limit_name)
         given = False
@@ -283,7 +302,7 @@ class _Run:
                     if event.data == "[DONE]":
                         break
                     delta = gather.feed(_json(event.data))
-                    if delta is not None and delta != Delta():
+                    if delta is not None and delta != Delta() and not quiet:
                         self.out.put((index, delta))
                         given = True
         gather.check()

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from shoestring.generate.request import Completion, Request
+from shoestring.generate.thinking import TextThinking
 from shoestring.records import Usage
 
 OPEN, CLOSE = "<think>", "</think>"
@@ -30,7 +31,7 @@ _TOKEN = re.compile(r"token_id:(\d+)")
 class TextRequest:
     """A prompt of text (goes to /completions) or of messages ({"role", "content"}; goes to /chat/completions).
 
-    `logprobs` asks for log-probabilities, which some servers refuse to give.
+    `logprobs` asks for log-probabilities, which some servers refuse to give. thinking: of a prompt of text alone.
     """
 
     prompt: str | tuple[Mapping[str, str], ...]
@@ -40,6 +41,7 @@ class TextRequest:
     top_p: float = 1.0
     stop_strings: tuple[str, ...] = ()
     logprobs: bool = False
+    thinking: TextThinking | None = None
 
 
 @dataclass(frozen=True)

@@ -13,15 +13,17 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 
 from shoestring.generate import decode, prefill, static
 from shoestring.generate.cache import BLOCK, BlockPool, Span, blocks_for
+from shoestring.generate.forcing import Forcing
 from shoestring.generate.linear import Linear
 from shoestring.generate.request import Completion, Event, Request
+from shoestring.generate.rows import Prefix, Row
 from shoestring.generate.sampling import Filter, choose, uniform
 
 SHARE = 8  # a prompt of fewer tokens is copied into each of its rows
@@ -41,33 +43,6 @@ class Counters:
     steps: int = 0
     most_blocks: int = 0
     waits: int = 0
-
-
-@dataclass
-class Prefix:
-    """A prompt that several rows share: its blocks, its next-token logits, and how many rows look at it."""
-
-    span: Span
-    logits: torch.Tensor | None = None
-    rows: int = 0
-
-
-@dataclass(eq=False)
-class Row:
-    id: int
-    request: Request
-    own: Span
-    prefix: Span | None
-    reserved: int  # blocks that this row may still come to need, those it has included
-    filter: Filter
-    last: int = 0
-    tokens: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
-
-    @property
-    def position(self) -> int:
-        """Of the token that is computed next."""
-        return len(self.request.prompt) + len(self.tokens) - 1
 
 
 class Engine:
@@ -253,7 +228,8 @@ class Session:
             self._reserved += own + more
             start = len(r.prompt) if prefix else 0
             span, narrow = prefix.span if prefix else None, Filter(r.top_p, r.top_k, r.min_p)
-            fresh.append(Row(id, r, Span(start), span, own, narrow))
+            forcing = Forcing(r, r.thinking) if r.thinking else None
+            fresh.append(Row(id, r, Span(start), span, own, narrow, forcing=forcing))
         self.rows += fresh
         return fresh
 
@@ -332,30 +308,58 @@ class Session:
         tokens, logprobs = choose(
             logits,
             [r.request.temperature for r in some],
-            [uniform(r.request.seed, len(r.tokens)) if r.request.temperature else 0.0 for r in some],
+            [uniform(r.request.seed, r.draws) if r.request.temperature else 0.0 for r in some],
             [r.filter for r in some],
             [r.request.logprobs for r in some],
         )
         events: list[Event] = []
         ended: list[int] = []
         for k, (row, token, lp) in enumerate(zip(some, tokens.tolist(), logprobs.tolist(), strict=True)):
-            row.last = token
-            row.tokens.append(token)
-            if row.request.logprobs:
-                row.logprobs.append(lp)
-            events.append((row.id, token, lp))
+            if row.forcing is not None:
+                events += self._forced(row, row.forcing, token, lp, logits[k])
+            else:
+                row.last = token
+                row.tokens.append(token)
+                if row.request.logprobs:
+                    row.logprobs.append(lp)
+                events.append((row.id, token, lp))
             reason = self._reason(row)
             if reason:
                 ended.append(start + k)
-                events.append((row.id, Completion(tuple(row.tokens), tuple(row.logprobs), reason)))
+                if row.forcing is not None:
+                    events += [(row.id, *event) for event in row.forcing.told(row.tokens, last=True)]
+                events.append((row.id, row.completion(reason)))
         self.engine.counters.new_tokens += len(some)
         for at in reversed(ended):
             self._retire(at)
         return events
 
+    def _forced(self, row: Row, forcing: Forcing, token: int, lp: float, logits: torch.Tensor) -> list[Event]:
+        """One step of a row whose thinking is forced: logits [V] are those that `token` was sampled from."""
+
+        def other(id: int) -> float:
+            """The log-probability of another token under the same softmax."""
+            return lp + float(logits[id].float() - logits[token].float()) / (row.request.temperature or 1.0)
+
+        move = forcing.take(row.tokens, token)
+        if move.drop:
+            del row.tokens[-move.drop :], row.logprobs[-move.drop :], forcing.pending[-move.drop :]
+            self.pool.shrink(row.own, row.own.length - move.drop)
+            value = forcing.begun[-move.drop]
+        else:
+            value = other(move.token) if move.forced else lp
+        row.last = move.token
+        row.tokens.append(move.token)
+        if row.request.logprobs:
+            row.logprobs.append(value)
+        forcing.pending.append((move.token, value))
+        held = forcing.held(row.tokens)
+        forcing.begun = [*forcing.begun, other(forcing.asked.wait[0])][-held:] if held else []
+        return [(row.id, *event) for event in forcing.told(row.tokens)]
+
     def _reason(self, row: Row) -> Literal["stop", "length", ""]:
         r = row.request
-        if row.last in r.stop:
+        if row.last in r.stop and (row.forcing is None or row.forcing.sampled[-1]):
             return "stop"
         if r.stop_strings and self.engine.text is not None:
             tail = self.engine.text(row.tokens[-TAIL - max(map(len, r.stop_strings)) :])

@@ -80,8 +80,8 @@ def _pack(
         both = torch.cat((k, v), dim=1).index_select(0, rows_of)  # [N, 2 * kv_heads, d]
         pool.flat[layer].index_put_((slots,), both.reshape(-1, width))
 
-    h = model.hidden(ids(tokens), ids(positions), documents, sink, linears)
-    for prompt, hidden in zip(last, h.index_select(0, ids(list(last.values()))), strict=True):
+    h = model.hidden(ids(tokens), ids(positions), documents, sink, linears, ids(list(last.values())))
+    for prompt, hidden in zip(last, h, strict=True):
         out[prompt] = hidden
     return len(tokens)
 

@@ -8,9 +8,11 @@ the recording has paid.
 
 from __future__ import annotations
 
+import difflib
 import gzip
 import json
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -22,19 +24,41 @@ ASKED = ("question", "prompt", "problem")
 SAID = ("response", "completion", "text")
 THOUGHT = ("thinking", "reasoning_content", "reasoning")
 IDS = ("problem_id", "question_id", "id")
+BUNDLED, SHIPPED = "bundled:", "_traces.jsonl.gz"
+
+
+def shipped() -> dict[str, Path]:
+    """The recordings that ship with the package, by name (data/recorded/README.md has licence and source)."""
+    found = Path(str(resources.files("shoestring") / "data" / "recorded")).glob("*" + SHIPPED)
+    return {p.name.removesuffix(".jsonl.gz"): p for p in sorted(found)}
+
+
+def located(path: str | Path) -> Path:
+    """The file of "bundled:NAME", wherever the package lies; any other path as it is. UserError for an unknown name."""
+    text = str(path)
+    if not text.startswith(BUNDLED):
+        return Path(path).expanduser()
+    name, known = text.removeprefix(BUNDLED), shipped()
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+        hint = f"did you mean {BUNDLED}{near[0]}?" if near else f"there are {', '.join(BUNDLED + k for k in known)}"
+        raise UserError(f"no recorded teacher {name!r} ships with shoestring: {hint}")
+    return known[name]
 
 
 class RecordedTeacher:
     """The k-th sample of a question is the k-th of its recorded completions; temperature and seed change nothing.
 
-    model: only its rows ("" takes every model's, in the file's order). Rows without a completion are passed over.
+    path: a file, or "bundled:NAME" of one that ships. model: only its rows ("" takes every model's, in the file's order). Rows
+    without a completion are passed over.
     """
 
     width, retries = 512, 0
 
     def __init__(
-        self, path: Path, model: str, count: Counter, spent: Callable[[Spent], None] = lambda s: None
+        self, path: str | Path, model: str, count: Counter, spent: Callable[[Spent], None] = lambda s: None
     ) -> None:  # fmt: skip
+        path = located(path)
         self.path, self.model, self.count, self.spent = path, model or f"recorded:{path.name}", count, spent
         self.by_id: dict[str, list[Mapping[str, Any]]] = {}
         self.by_text: dict[str, list[Mapping[str, Any]]] = {}

@@ -131,9 +131,9 @@ def _choose(
         block = (edges[r] <= want[:, None]).sum(-1).clamp_(max=sums.shape[1] - 1)
         inside = p[r, block].double()
         rest = want - (edges[r, block] - sums[r, block])
-        at = (inside.cumsum(-1) <= rest[:, None]).sum(-1).clamp_(max=BLOCK - 1)
-        # rounding can point at an entry of probability 0: take the block's likeliest instead
-        at = torch.where(inside.gather(-1, at[:, None])[:, 0] > 0, at, inside.argmax(-1))
+        at = (inside.cumsum(-1) <= rest[:, None]).sum(-1)
+        # rounding can point beyond the block's end: its last entry that has a probability is meant
+        at = torch.minimum(at, (inside > 0).cumsum(-1).argmax(-1))
         tokens[r] = block * BLOCK + at
     logprob = wide.gather(-1, tokens[:, None])[:, 0] - top - total.log().float()
     return tokens, logprob

@@ -158,13 +158,14 @@ class LiveTeacher:
     def __init__(self, server: Server, count: Counter, spent: Callable[[Spent], None] = lambda s: None) -> None:
         self.server, self.count, self.spent = server, count, spent
         self.model, self.width, self.retries = server.model, 4 * server.concurrency, server.retries
+        self.top_p = 1.0
         self.late: list[tuple[int, Reply]] = []  # replies that were whole when `once` was closed and that nobody had heard of
 
     def once(self, questions: Sequence[Question]) -> Generator[tuple[int, Reply], None, None]:
         """One attempt each that may cost something. Closing ends what is in flight; its tokens go to `spent` too."""
         heard: list[Attempt] = []  # by the connections' thread; all of them are in when the stream is closed
         told: set[int] = set()
-        requests = [TextRequest(q.messages, q.max_tokens, q.temperature, q.seed) for q in questions]
+        requests = [TextRequest(q.messages, q.max_tokens, q.temperature, q.seed, self.top_p) for q in questions]
         endpoint = Endpoint(self.server, heard.append, repeat_paid=False)
         whole: dict[int, Answer] = {}
         endpoint.on_answer = whole.__setitem__

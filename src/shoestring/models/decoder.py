@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +22,14 @@ from shoestring.models.kernels import gate, norm_heads, rms_norm, rotate
 from shoestring.models.rope import angles, frequencies
 from shoestring.models.varlen import VarlenPlan, attend_any, plan_for
 from shoestring.records import Document
+
+
+class FastLinear(Protocol):
+    """What may stand for a layer's product: x [N, in] → [N, out], and the same added to a residual [N, out]."""
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor: ...
+    def add(self, x: torch.Tensor, residual: torch.Tensor) -> torch.Tensor: ...
+
 
 KVSink = Callable[[int, torch.Tensor, torch.Tensor], None]
 Turn = tuple[torch.Tensor, torch.Tensor]
@@ -131,12 +139,14 @@ class Decoder(nn.Module):
         positions: torch.Tensor,
         documents: Sequence[Document],
         kv_sink: KVSink | None = None,
-        linears: Sequence[Mapping[str, Callable[[torch.Tensor], torch.Tensor]]] | None = None,
+        linears: Sequence[Mapping[str, FastLinear]] | None = None,
+        wanted: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """tokens [N], positions [N] → final normed hidden states [N, hidden].
+        """tokens [N], positions [N] → final normed hidden states [N, hidden], or [len(wanted), hidden].
 
         kv_sink(layer, keys [N, kv_heads, head_dim] rotated, values) receives every layer's cache entries. linears: what
-        stands for `project` in each layer, by the matrix's name, such as an engine's prepacked weights.
+        stands for `project` in each layer, by the matrix's name, such as an engine's prepacked weights. wanted [M]: rows
+        whose hidden states are needed; the last layer computes no more than their attention for the others.
         """
         c = self.config
         plan = plan_for(documents, tokens.shape[0], c.windows, self.embedding, c.head_dim)
@@ -148,7 +158,8 @@ class Decoder(nn.Module):
         x = self.embed(tokens)
         for i, (block, fact) in enumerate(zip(self.blocks, facts, strict=True)):
             sink = None if kv_sink is None else partial(kv_sink, i)
-            x = run(block, x, turns[fact.rope], plan, fact.window, sink, None if linears is None else linears[i])
+            fast = None if linears is None else linears[i]
+            x = run(block, x, turns[fact.rope], plan, fact.window, sink, fast, wanted if i == c.layers - 1 else None)
         return rms_norm(x, self.norm, c.norm_eps)
 
     def _block(
@@ -159,13 +170,20 @@ class Decoder(nn.Module):
         plan: AttentionPlan | VarlenPlan,
         window: int,
         sink: Callable[[torch.Tensor, torch.Tensor], None] | None,
-        linears: Mapping[str, Callable[[torch.Tensor], torch.Tensor]] | None = None,
+        linears: Mapping[str, FastLinear] | None = None,
+        wanted: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """One layer on x [N, hidden]. turn: cos and sin, None in a layer without position."""
+        """One layer on x [N, hidden] → [N, hidden], or its rows `wanted`. turn: cos and sin, None without positions."""
         c = self.config
 
         def project(name: str, x: torch.Tensor) -> torch.Tensor:
             return self.project(block, name, x) if linears is None else linears[name](x)
+
+        def onto(x: torch.Tensor, name: str, y: torch.Tensor, norm: str) -> torch.Tensor:
+            """x plus the sublayer's last product of y."""
+            if c.post_norms:
+                return x + rms_norm(project(name, y), getattr(block, norm), c.norm_eps)
+            return x + project(name, y) if linears is None else linears[name].add(y, x)
 
         qkv = project("qkv", rms_norm(x, block.attention_norm, c.norm_eps))
         if c.qk_norm:
@@ -176,15 +194,11 @@ class Decoder(nn.Module):
             parts = qkv.view(-1, c.heads + 2 * c.kv_heads, c.head_dim)
             sink(parts[:, c.heads : c.heads + c.kv_heads], parts[:, c.heads + c.kv_heads :])
         seen = attend_any(qkv, plan, c.heads, c.kv_heads, c.head_dim, c.attention_scale, window)
-        added = project("out", seen)
-        if c.post_norms:
-            added = rms_norm(added, block.attention_post_norm, c.norm_eps)
-        x = x + added
+        if wanted is not None:
+            x, seen = x.index_select(0, wanted), seen.index_select(0, wanted)
+        x = onto(x, "out", seen, "attention_post_norm")
         h = project("gate_up", rms_norm(x, block.mlp_norm, c.norm_eps))
-        added = project("down", gate(h, c.activation))
-        if c.post_norms:
-            added = rms_norm(added, block.mlp_post_norm, c.norm_eps)
-        return x + added
+        return onto(x, "down", gate(h, c.activation), "mlp_post_norm")
 
     def logits(self, tokens: torch.Tensor, positions: torch.Tensor, documents: Sequence[Document]) -> torch.Tensor:
         """Full logits [N, vocab]. For tests and small inputs: training never holds them."""

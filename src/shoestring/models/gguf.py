@@ -206,23 +206,37 @@ def _gemma(own: Value, config: dict[str, Any]) -> dict[str, Any]:
 
 def tensors(reader: Any, config: dict[str, Any], where: Path) -> Iterator[tuple[str, torch.Tensor]]:
     """(Hugging Face name, fp32 tensor) of an open GGUF file, one at a time."""
-    from gguf.quants import dequantize
+    found = Lookup(reader, config, where)
+    for name in found.names:
+        yield name, found(name)
 
-    arch = next(a for a, name in ARCHITECTURES.items() if name in config["architectures"])
-    for t in reader.tensors:
-        if t.name == "rope_freqs.weight" or ".attn_rot_embd" in t.name:
-            continue
-        name = _hf_name(t.name, arch)
+
+class Lookup:
+    """Hugging Face name → fp32 tensor of an open GGUF file, dequantised when it is asked for. `names` in the file's order."""
+
+    def __init__(self, reader: Any, config: dict[str, Any], where: Path) -> None:
+        self.config, self.where = config, where
+        self.arch = next(a for a, name in ARCHITECTURES.items() if name in config["architectures"])
+        kept = [t for t in reader.tensors if t.name != "rope_freqs.weight" and ".attn_rot_embd" not in t.name]
+        self._stored = {_hf_name(t.name, self.arch): t for t in kept}
+        self.names = list(self._stored)
+
+    def __call__(self, name: str) -> torch.Tensor:
+        from gguf.quants import dequantize
+
+        if name not in self._stored:
+            raise UserError(f"{self.where}: the tensor for {name} is missing from the file")
+        t = self._stored[name]
         try:
             w = torch.from_numpy(dequantize(t.data, t.tensor_type).copy())
         except NotImplementedError:
-            raise UserError(f"{where}: {t.name} is stored as {t.tensor_type.name}, which cannot be read here") from None
+            raise UserError(f"{self.where}: {t.name} is stored as {t.tensor_type.name}, which cannot be read here") from None
         side = name.split(".")[-2]
-        if arch in PERMUTED and side in ("q_proj", "k_proj"):
-            w = _unpermute(w, config["num_attention_heads" if side == "q_proj" else "num_key_value_heads"])
-        if arch == "gemma3" and name.endswith("norm.weight"):
+        if self.arch in PERMUTED and side in ("q_proj", "k_proj"):
+            w = _unpermute(w, self.config["num_attention_heads" if side == "q_proj" else "num_key_value_heads"])
+        if self.arch == "gemma3" and name.endswith("norm.weight"):
             w = w - 1
-        yield name, w.contiguous()
+        return w.contiguous()
 
 
 def _tokenizer(path: Path) -> Any:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
+from . import quiet
 from .text import DASH, clean
 
 if TYPE_CHECKING:
@@ -165,11 +166,7 @@ def _say(screen: Console, text: str, style: str = "") -> None:
 
 
 def _table(*columns: tuple[str, str], title: str = "") -> Table:
-    from rich import box
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="bold", header_style="dim",
-                  padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)  # fmt: skip
+    table = quiet.table(title)
     for i, (heading, kind) in enumerate(columns):
         table.add_column(heading, justify="right" if kind == "r" else "left", overflow="fold", no_wrap=i == 0)
     return table

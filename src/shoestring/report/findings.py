@@ -12,7 +12,7 @@ from shoestring.report import terminal
 
 def show(artifacts: Iterable[Artifact], console: Any) -> None:
     for a in artifacts:
-        if a.kind == "funnel":
+        if a.kind in ("funnel", "rejected"):
             terminal.print_funnel(json.loads(a.path.read_text()), console)
         elif a.kind == "traces" and (found := a.meta.get("invalid")) and found["replies"]:
             console.print(invalid(found, a.meta), highlight=False, markup=False)

@@ -54,13 +54,16 @@ class Live:
 
     def update(
         self, step: int, total: int, loss: float | None, reward: float | None, tokens_per_second: float,
-        money: Money, seconds_left: float,
+        money: Money, seconds_left: float, more: str = "",
     ) -> None:  # fmt: skip
+        """more: what the stage itself has to tell, after the reward."""
         what = []
         if loss is not None and reward is None:
             what.append(f"loss {loss:.3f}")
         if reward is not None:
             what.append(f"reward {reward:.2f}")
+        if more:
+            what.append(more)
         line = " ".join(
             [
                 f"{step}/{total}",

@@ -104,7 +104,7 @@ def _cut_off(run: RunFolder) -> list[str]:
     """Answers whose grading was ended by force: they were paid nothing, whatever they said."""
     out = []
     for stage in run.stage_order():
-        counted = [mapping(s.get("verdicts")) for s in run.steps(stage)]
+        counted = [mapping(s.get("verdicts")) for part in (stage, f"{stage}.probe") for s in run.steps(part)]
         answers = sum(num(n) or 0.0 for c in counted for n in c.values())
         ended = {why: sum(num(c.get(why)) or 0.0 for c in counted) for why in STOPPED}
         if said := ", ".join(f"{number(n, 9)} {why}" for why, n in ended.items() if n):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from . import actuals, curves, domains, frontier, money, sections
+from . import actuals, curves, domains, frontier, ladder, money, scaling, scores, sections
 from .load import RunFolder, load
 from .style import CSS, h
 
@@ -23,17 +23,22 @@ def render(run: RunFolder) -> str:
         sections.against_dollars,
         frontier.of_run,
         sections.families,
+        scores.benchmarks,
+        scaling.of_run,
         sections.gains,
+        ladder.of_run,
         sections.forgetting,
         curves.curves,
+        ladder.watched,
         sections.funnel,
+        ladder.rejected,
         domains.domains,
         sections.samples,
         money.bill,
         actuals.against_plan,
         actuals.facts,
     )
-    return shell(run.name, "\n".join(part(run) for part in parts))
+    return shell(run.name, "\n".join(made for part in parts if (made := part(run))))
 
 
 def shell(title: str, body: str) -> str:

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
+from . import quiet
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -132,11 +134,7 @@ def _money(text: str) -> str:
 
 def _table(*columns: tuple[str, str], title: str = "") -> Any:
     """(heading, "l" | "r" | "f"): left, right, or left and folded where it is too long."""
-    from rich import box
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, title=title or None, title_justify="left", title_style="bold", header_style="dim",
-                  padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)  # fmt: skip
+    table = quiet.table(title)
     for heading, kind in columns:
         table.add_column(heading, justify="right" if kind == "r" else "left", no_wrap=kind == "r", overflow="fold")
     return table

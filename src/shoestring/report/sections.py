@@ -37,6 +37,8 @@ def headline(run: RunFolder) -> str:
         sentence = f"Macro accuracy <em>{percent(best.get('accuracy'))}</em> {cost}; the base model was not scored"
     elif first:
         sentence = f"Base model {percent(first.get('accuracy'))}; nothing trained was scored {cost}"
+    elif tested := scores.of_benchmarks(run.scores):
+        sentence = f"{h(tested[0].get('benchmark'), 80)}: <em>{percent(tested[0].get('accuracy'))}</em> {cost}"
     else:
         sentence = f"No scores yet {cost}" if status in ("", "finished") else f"Not scored {cost}"
     if status in ("stopped", "failed"):

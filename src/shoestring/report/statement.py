@@ -56,6 +56,11 @@ def print_statement(data: Mapping[str, Any], console: Console) -> None:
         console.print()
     for run in runs:
         _variance(run, console, f" · {run['run']}" if len(runs) > 1 else "")
+    for run in runs:
+        for row in run["answers"]:
+            _say(console, thousand(row, run["run"] if len(runs) > 1 else "", cur))
+    if any(run["answers"] for run in runs):
+        console.print()
     if len(runs) > 1:
         sums = _table(("run", "w"), ("headline", "r"), ("marginal", "r"), ("with charges", "r"), title="All runs")
         for run in runs:
@@ -67,6 +72,20 @@ def print_statement(data: Mapping[str, Any], console: Console) -> None:
         if data["winner"]:
             _say(console, winner(data["winner"], cur))
     _say(console, f"Priced with {data['priced_with']}.", "dim")
+
+
+def thousand(row: Mapping[str, Any], run: str, currency: str) -> str:
+    """One model's price of a thousand answers, in a sentence."""
+    whose = f"{run}/{row['model']}" if run else str(row["model"])
+    usd = row["usd_per_1000"]
+    if usd is None:
+        return f"A thousand answers by {whose}: no price, because {row['why_unknown']}."
+    low, mid, high = (dollars(usd[k], currency) for k in ("low", "mid", "high"))
+    speed = f"{row['tokens_per_answer']:.0f} tokens each, {row['tokens_per_second']:.0f} tokens/s"
+    return (
+        f"A thousand answers like the evaluation's by {whose} cost {mid} (95%: {low} to {high}; {usd['basis']} in "
+        f"{row['stage']}: {speed})."
+    )
 
 
 def winner(w: Mapping[str, Any], currency: str) -> str:
@@ -180,6 +199,9 @@ def page(data: Mapping[str, Any], folders: Sequence[RunFolder]) -> str:
         if len(runs) > 1:
             body += f"<section><h2>{h(run['run'], 100)}</h2></section>"
         body += money.bill(replace(folder, bill=shown)) + variance_section(run, cur)
+        if run["answers"]:
+            said = "".join(f"<p>{h(thousand(row, '', cur), 400)}</p>" for row in run["answers"])
+            body += section("What answers cost", f"At the evaluation's own speed and machine. {tag('measured')}", said)
     return shell(f"bill of {listed(names)}", body)
 
 

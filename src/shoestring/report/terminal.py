@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from . import quiet
+from . import scores as scores_of
 from .load import bill_dict, mapping, objects, sunk_ends
 from .text import (
     DASH,
@@ -35,19 +37,7 @@ BAR = 20  # columns of the widest bar of the funnel
 
 def _table(*columns: tuple[str, str], title: str = "") -> Table:
     """A quiet table; a column is (heading, "l" | "r" | "w"): left, right, or left and wrapping."""
-    from rich import box
-    from rich.table import Table
-
-    table = Table(
-        box=box.SIMPLE_HEAD,
-        title=title or None,
-        title_justify="left",
-        title_style="bold",
-        header_style="dim",
-        padding=(0, 1, 0, 0),
-        pad_edge=False,
-        show_edge=False,
-    )
+    table = quiet.table(title)
     for heading, kind in columns:
         table.add_column(
             heading,
@@ -315,6 +305,7 @@ def print_scores(scores: Sequence[Mapping[str, Any]], gains: Sequence[Mapping[st
         for m in models:
             if m not in kept and (m, "macro") in chosen:
                 _say(console, f"{m}: macro {_cell(chosen[m, 'macro'])}", "dim")
+    scores_of.print_benchmarks(rows, console)
     texts = [r for r in rows if str(r.get("benchmark")) == "heldout-text" and num(r.get("loss")) is not None]
     if texts:
         _say(

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from . import quiet
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -18,13 +20,11 @@ def _figure(value: float | None) -> str:
 
 def print_validation(report: Mapping[str, Any], console: Console) -> None:
     """The report of `estimate.validate.validate` as a table and a summary."""
-    from rich import box
-    from rich.table import Table
     from rich.text import Text
 
     rows = report["rows"]
     unit = rows[0]["unit"] if rows else ""
-    table = Table(box=box.SIMPLE_HEAD, header_style="dim", padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
+    table = quiet.table()
     table.add_column(f"row ({unit})", overflow="fold")
     for heading in ("predicted", "80% interval", "actual", "error"):
         table.add_column(heading, justify="right", no_wrap=True)

@@ -56,8 +56,11 @@ class Mixture:
 
     def score_many(self, texts: Sequence[str], problems: Sequence[Problem], **columns: Any) -> list[Verdict]:
         """One verdict a text. Its reason is the first part's that was cut off, else the one of the sum."""
-        found = self.by_part(texts, problems, **columns)
-        return [self._sum({name: verdicts[i] for name, verdicts in found.items()}) for i in range(len(texts))]
+        return self.summed(self.by_part(texts, problems, **columns))
+
+    def summed(self, found: Mapping[str, Sequence[Verdict]]) -> list[Verdict]:
+        """The sum of each text, from the verdicts of each part."""
+        return [self._sum(dict(zip(found, row, strict=True))) for row in zip(*found.values(), strict=True)]
 
     def _sum(self, verdicts: Mapping[str, Verdict]) -> Verdict:
         heard = [(self.weights[name], v) for name, v in verdicts.items() if v.score is not None]

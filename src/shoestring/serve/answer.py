@@ -8,31 +8,46 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from shoestring.serve.price import Rate
 from shoestring.serve.schema import Asked
 from shoestring.serve.worker import End, Piece
 
 
 @dataclass
 class Choice:
+    """What has come of one choice. thinking: its thinking tokens. seconds: machine seconds that its tokens took.
+    at: when its last token came."""
+
     text: list[str] = field(default_factory=list)
+    thought: list[str] = field(default_factory=list)
+    thinking: int = 0
+    cached: int = 0
+    seconds: float = 0.0
+    at: float = 0.0
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     end: End | None = None
 
     def add(self, event: Piece | End) -> None:
         self.text.append(event.text)
+        self.thought.append(event.thought)
         if isinstance(event, End):
             self.end = event
+            self.thinking = self.thinking if event.thinking is None else event.thinking
         else:
+            self.thinking = event.thinking
+            self.cached += event.cached
+            self.seconds += event.seconds
             self.tokens.append(event.token)
             self.logprobs.append(event.logprob)
 
 
 class Writer:
-    """Writes the answers to one HTTP request. show: token id → its text, special tokens included."""
+    """Writes the answers to one HTTP request. show: token id → its text, special tokens included. rate: what the machine
+    costs, None where unknown."""
 
-    def __init__(self, asked: Asked, model: str, show: Callable[[int], str]) -> None:
-        self.asked, self.show = asked, show
+    def __init__(self, asked: Asked, model: str, show: Callable[[int], str], rate: Rate | None = None) -> None:
+        self.asked, self.show, self.rate = asked, show, rate
         kind = "chat.completion" if asked.chat else "text_completion"
         self._head = {
             "id": f"{'chatcmpl' if asked.chat else 'cmpl'}-{secrets.token_hex(12)}",
@@ -45,42 +60,59 @@ class Writer:
         rows = []
         for i, c in enumerate(choices):
             text = "".join(c.text)
-            said = {"message": {"role": "assistant", "content": text, "refusal": None}} if self.asked.chat else {"text": text}
+            said: dict[str, Any] = {"text": text}
+            if self.asked.chat:
+                thought = {"reasoning_content": t} if (t := "".join(c.thought)) else {}
+                said = {"message": {"role": "assistant", "content": text, "refusal": None} | thought}
             rows.append(self._row(i, said, c.tokens, c.logprobs, c.end, first=True))
-        return self._head | {"choices": rows, "usage": self.usage(sum(len(c.tokens) for c in choices))}
+        return self._head | {"choices": rows, "usage": self.usage(choices)}
 
     def first(self, index: int) -> dict[str, Any] | None:
         """The chunk that opens a choice: a chat's role, or the prompt's ids where they were asked for."""
         if not (self.asked.chat or self.asked.token_ids):
             return None
         said = {"delta": {"role": "assistant", "content": ""}} if self.asked.chat else {"text": ""}
-        return self._chunk([self._row(index, said, [], [], None, first=True)])
+        return self._chunk([self._row(index, said, [], [], None, first=True)], ())
 
-    def chunk(self, event: Piece | End) -> dict[str, Any] | None:
-        """None where the event shows nothing: its text is held back and its token was not asked for."""
+    def chunk(self, event: Piece | End, choices: Sequence[Choice]) -> dict[str, Any] | None:
+        """None where the event shows nothing: its text is held back and its token was not asked for. choices: so far."""
         piece = isinstance(event, Piece)
-        if piece and not (event.text or self.asked.logprobs or self.asked.token_ids):
+        if piece and not (event.text or event.thought or self.asked.logprobs or self.asked.token_ids):
             return None
         said: dict[str, Any] = {"text": event.text}
         if self.asked.chat:
-            said = {"delta": {"content": event.text} if event.text else {}}
+            thought = {"reasoning_content": event.thought} if event.thought else {}
+            said = {"delta": thought | ({"content": event.text} if event.text else {})}
         tokens, logprobs = ([event.token], [event.logprob]) if piece else ([], [])
-        return self._chunk([self._row(event.index, said, tokens, logprobs, None if piece else event)])
+        row = self._row(event.index, said, tokens, logprobs, None if piece else event)
+        return self._chunk([row], choices)
 
-    def last(self, completion_tokens: int) -> dict[str, Any] | None:
+    def last(self, choices: Sequence[Choice]) -> dict[str, Any] | None:
         """The chunk with the usage, where it was asked for."""
         if not self.asked.include_usage:
             return None
-        return self._chunk([]) | {"usage": self.usage(completion_tokens)}
+        return self._chunk([], ()) | {"usage": self.usage(choices)}
 
-    def usage(self, completion_tokens: int) -> dict[str, int]:
+    def usage(self, choices: Sequence[Choice]) -> dict[str, Any]:
         """A prompt counts once, whatever its n, because it is computed once."""
-        prompt = sum(len(r.prompt) for r in self.asked.requests[:: self.asked.n])
-        total = prompt + completion_tokens
-        return {"prompt_tokens": prompt, "completion_tokens": completion_tokens, "total_tokens": total}
+        n = self.asked.n
+        prompt = sum(len(r.prompt) for r in self.asked.requests[::n])
+        done = sum(len(c.tokens) for c in choices)
+        cached = sum(min(c.cached for c in choices[i : i + n]) for i in range(0, len(choices), n))
+        seconds = sum(c.seconds for c in choices)
+        said = {
+            "prompt_tokens": prompt, "completion_tokens": done, "total_tokens": prompt + done,
+            "prompt_tokens_details": {"cached_tokens": cached},
+            "completion_tokens_details": {"reasoning_tokens": sum(c.thinking for c in choices)},
+            "machine_seconds": round(seconds, 6),
+        }  # fmt: skip
+        return said | ({"cost": self.rate.cost(seconds)} if self.rate is not None else {})
 
-    def _chunk(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
-        return self._head | {"choices": rows} | ({"usage": None} if self.asked.include_usage else {})
+    def _chunk(self, rows: list[dict[str, Any]], choices: Sequence[Choice]) -> dict[str, Any]:
+        """choices: those whose usage so far is said, where every chunk is to say it."""
+        if not self.asked.include_usage:
+            return self._head | {"choices": rows}
+        return self._head | {"choices": rows, "usage": self.usage(choices) if choices and self.asked.usage_each else None}
 
     def _row(
         self, index: int, said: dict[str, Any], tokens: list[int], logprobs: list[float], end: End | None, first: bool = False

@@ -4,34 +4,39 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hmac
 import json
+import re
 import time
 from collections.abc import Sequence
 from typing import Any
 
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from shoestring.serve import schema
+from shoestring.serve import metrics, page, schema
 from shoestring.serve.answer import Choice, Writer
-from shoestring.serve.reader import Reader
+from shoestring.serve.guard import Guard, error
+from shoestring.serve.price import Rate
 from shoestring.serve.schema import Asked, Limits, Refused
+from shoestring.serve.talk import Talk
 from shoestring.serve.worker import End, Job, Piece, Worker
 
-LOCAL_NAMES = {"localhost", "127.0.0.1", "[::1]"}
+HALF = re.compile(rb"\\u[dD][89a-fA-F]")  # an escape of a surrogate
 
 
 class Service:
     """What every request needs. encoder and decoder: two tokenizers of one model, because the engine's thread reads with
-    one while requests are read with the other (a tokenizer is not made for two threads)."""
+    one while requests are read with the other (a tokenizer is not made for two threads). rate: what the machine costs."""
 
-    def __init__(self, worker: Worker, encoder: Any, decoder: Any, name: str, limits: Limits, vocab: int) -> None:
+    def __init__(
+        self, worker: Worker, encoder: Any, decoder: Any, name: str, limits: Limits, vocab: int, rate: Rate | None = None
+    ) -> None:  # fmt: skip
         self.worker, self.encoder, self.decoder = worker, encoder, decoder
         self.name, self.limits, self.vocab = name, limits, vocab
+        self.rate, self.metrics = rate, metrics.Metrics()
         self.active = 0  # answers under way or waiting
         self.started = int(time.time())
         self._encoding = asyncio.Lock()
@@ -56,9 +61,12 @@ class Service:
         except TimeoutError:
             raise Refused(f"the body did not arrive within {self.limits.body_seconds:g} seconds", 408) from None
         try:
-            return json.loads(raw)
+            data = json.loads(raw)
+            if HALF.search(raw):  # half a character can be written in JSON and nowhere else
+                json.dumps(data, ensure_ascii=False).encode()
+            return data
         except (ValueError, RecursionError):
-            raise Refused("the body is not JSON") from None
+            raise Refused("the body is not JSON in whole UTF-8 characters") from None
 
     def show(self, token: int) -> str:
         return self.encoder.inner.decode([token])
@@ -70,10 +78,12 @@ class Answer(Response):
     def __init__(self, service: Service, chat: bool) -> None:
         self.service, self.chat = service, chat
         self.background = None
+        self.begun = time.monotonic()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         service, held = self.service, 0
         jobs: list[Job] = []
+        outcome: metrics.Outcome = "failed"
         try:
             asked = await service.read(Request(scope, receive), self.chat)
             wanted = len(asked.requests)
@@ -85,14 +95,16 @@ class Answer(Response):
             events: asyncio.Queue[Piece | End] = asyncio.Queue()
             jobs = self._jobs(asked, events)
             service.worker.submit(jobs)
-            await self._until_gone(receive, self._respond(asked, events, scope, receive, send))
+            outcome = await self._until_gone(receive, self._respond(asked, events, scope, receive, send))
         except Refused as e:
+            outcome = "limited" if e.status == 429 else "failed" if e.status >= 500 else "refused"
             await error(e)(scope, receive, send)
         except ClientDisconnect:  # while its body was read: nobody is left to answer
-            pass
+            outcome = "gone"
         finally:
             service.active -= held
             service.worker.cancel(jobs)
+            service.metrics.requests[outcome] += 1
 
     def _jobs(self, asked: Asked, events: asyncio.Queue[Piece | End]) -> list[Job]:
         loop = asyncio.get_running_loop()
@@ -101,21 +113,24 @@ class Answer(Response):
             with contextlib.suppress(RuntimeError):  # the loop has closed: the server is stopping
                 loop.call_soon_threadsafe(events.put_nowait, event)
 
-        return [Job(i, r, Reader(self.service.decoder.decode, asked.stop_strings), emit) for i, r in enumerate(asked.requests)]
+        decode = self.service.decoder.decode
+        return [Job(i, r, Talk(decode, asked.stop_strings, asked.marks), emit) for i, r in enumerate(asked.requests)]
 
     @staticmethod
-    async def _until_gone(receive: Receive, work: Any) -> None:
-        """Run `work`, but no longer than the client stays."""
+    async def _until_gone(receive: Receive, work: Any) -> metrics.Outcome:
+        """Run `work`, but no longer than the client stays: its outcome, or "gone"."""
 
         async def gone() -> None:
             while (await receive())["type"] != "http.disconnect":
                 pass
 
-        tasks = {asyncio.create_task(work), asyncio.create_task(gone())}
+        answering = asyncio.create_task(work)
+        tasks = {answering, asyncio.create_task(gone())}
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 task.result()
+            return answering.result() if answering in done else "gone"
         finally:
             for task in tasks:
                 task.cancel()
@@ -123,25 +138,49 @@ class Answer(Response):
 
     async def _respond(
         self, asked: Asked, events: asyncio.Queue[Piece | End], scope: Scope, receive: Receive, send: Send
-    ) -> None:
-        writer = Writer(asked, self.service.name, self.service.show)
+    ) -> metrics.Outcome:
+        writer = Writer(asked, self.service.name, self.service.show, self.service.rate)
         choices = [Choice() for _ in asked.requests]
-        if asked.stream:
-            await self._stream(writer, choices, events, send)
-            return
-        while any(c.end is None for c in choices):
-            self._take(await events.get(), choices)
-        await JSONResponse(writer.whole(choices))(scope, receive, send)
+        try:
+            if asked.stream:
+                return await self._stream(writer, choices, events, send)
+            while any(c.end is None for c in choices):
+                self._take(await events.get(), choices)
+            whole = JSONResponse(writer.whole(choices))
+            await asyncio.wait_for(whole(scope, receive, send), self.service.limits.send_seconds)
+            return "ok"
+        except TimeoutError:  # the client has stopped reading
+            return "gone"
+        finally:
+            self._count(writer.usage(choices))
 
-    @staticmethod
-    def _take(event: Piece | End, choices: Sequence[Choice]) -> None:
-        choices[event.index].add(event)
-        if isinstance(event, End) and event.reason == "refused":
+    def _count(self, usage: dict[str, Any]) -> None:
+        """Tokens of an answer, also of one that was not read to its end."""
+        m = self.service.metrics
+        m.prompt_tokens += usage["prompt_tokens"] if usage["completion_tokens"] else 0
+        m.cached_tokens += usage["prompt_tokens_details"]["cached_tokens"]
+        m.completion_tokens += usage["completion_tokens"]
+        m.thinking_tokens += usage["completion_tokens_details"]["reasoning_tokens"]
+        m.answer_seconds += usage["machine_seconds"]
+
+    def _take(self, event: Piece | End, choices: Sequence[Choice]) -> None:
+        choice = choices[event.index]
+        choice.add(event)
+        if isinstance(event, Piece):
+            now = time.monotonic()
+            if len(choice.tokens) == 1:
+                self.service.metrics.first_token.observe(now - self.begun)
+            else:
+                self.service.metrics.between_tokens.observe(now - choice.at)
+            choice.at = now
+        elif event.reason == "refused":
             raise Refused(event.error)
-        if isinstance(event, End) and event.reason == "failed":
+        elif event.reason == "failed":
             raise Refused(event.error, 503)
 
-    async def _stream(self, writer: Writer, choices: list[Choice], events: asyncio.Queue[Piece | End], send: Send) -> None:
+    async def _stream(
+        self, writer: Writer, choices: list[Choice], events: asyncio.Queue[Piece | End], send: Send
+    ) -> metrics.Outcome:
         async def put(data: bytes, more: bool = True) -> None:
             message = {"type": "http.response.body", "body": data, "more_body": more}
             await asyncio.wait_for(send(message), self.service.limits.send_seconds)
@@ -157,52 +196,18 @@ class Answer(Response):
         try:
             for i in range(len(choices)):
                 await say(writer.first(i))
-            await say(writer.chunk(event))
+            await say(writer.chunk(event, choices))
             while any(c.end is None for c in choices):
                 event = await events.get()
                 self._take(event, choices)
-                await say(writer.chunk(event))
-            await say(writer.last(sum(len(c.tokens) for c in choices)))
+                await say(writer.chunk(event, choices))
+            await say(writer.last(choices))
             await put(b"data: [DONE]\n\n", more=False)
         except Refused as e:  # the status has been sent: the error is an event of its own, and no [DONE] follows
             await say(e.body())
             await put(b"", more=False)
-        except TimeoutError:  # the client has stopped reading
-            return
-
-
-def error(e: Refused) -> JSONResponse:
-    headers = {"Retry-After": str(e.retry_after)} if e.retry_after is not None else {}
-    if e.status == 401:
-        headers["WWW-Authenticate"] = "Bearer"
-    return JSONResponse(e.body(), e.status, headers)
-
-
-class Guard:
-    """Before anything is read: the key where one is set; without one, only this machine's own names for itself, so that a
-    web page whose name was made to point here (DNS rebinding) is turned away."""
-
-    def __init__(self, app: ASGIApp, key: str) -> None:
-        self.app, self.key = app, key.encode()
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and (refused := self._refuse(scope)):
-            await error(refused)(scope, receive, send)
-            return
-        await self.app(scope, receive, send)
-
-    def _refuse(self, scope: Scope) -> Refused | None:
-        headers = dict(scope["headers"])
-        if not self.key:
-            host = headers.get(b"host", b"").decode("latin-1").lower()
-            name = host if host.endswith("]") else host.rpartition(":")[0] or host
-            return None if name in LOCAL_NAMES else Refused("this server answers to localhost only", 403)
-        if scope["path"] == "/health":
-            return None
-        kind, _, given = headers.get(b"authorization", b"").partition(b" ")
-        if kind.lower() == b"bearer" and hmac.compare_digest(given.strip(), self.key):
-            return None
-        return Refused("a key is needed: Authorization: Bearer KEY", 401, code="invalid_api_key")
+            return "failed"
+        return "ok"
 
 
 def make(service: Service, key: str = "") -> ASGIApp:
@@ -215,10 +220,10 @@ def make(service: Service, key: str = "") -> ASGIApp:
         return Answer(service, chat=False)
 
     def about() -> dict[str, Any]:
-        window = service.limits.window
+        limits, rate = service.limits, service.rate
         return {
             "id": service.name, "object": "model", "created": service.started, "owned_by": "shoestring",
-            "max_model_len": window,
+            "max_model_len": limits.window, "max_tokens": limits.max_tokens, "price": rate.about() if rate else None,
         }  # fmt: skip
 
     async def models(request: Request) -> Response:
@@ -233,6 +238,13 @@ def make(service: Service, key: str = "") -> ASGIApp:
         ended = service.worker.ended
         return JSONResponse({"status": "no engine" if ended else "ok"}, 503 if ended else 200)
 
+    async def measured(request: Request) -> Response:
+        text = service.metrics.render(service.worker.load, service.active, service.rate)
+        return PlainTextResponse(text, media_type=metrics.CONTENT_TYPE)
+
+    async def front(request: Request) -> Response:
+        return page.response()
+
     async def other(request: Request, exception: Any) -> Response:
         return error(Refused(f"{request.method} {request.url.path}: {exception.detail}", exception.status_code))
 
@@ -246,7 +258,13 @@ def make(service: Service, key: str = "") -> ASGIApp:
             Route("/v1/models", models),
             Route("/v1/models/{id:path}", model),
             Route("/health", health),
+            Route("/metrics", measured),
+            Route("/", front),
         ],
         exception_handlers={404: other, 405: other, Exception: broken},
     )
-    return Guard(app, key)
+
+    def denied() -> None:
+        service.metrics.requests["denied"] += 1
+
+    return Guard(app, key, denied)

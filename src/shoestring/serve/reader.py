@@ -10,6 +10,27 @@ BROKEN = "\ufffd"  # what a tokenizer writes for bytes that are no character (ye
 WINDOW = 5  # tokens before the new ones that are decoded again, because a decoder looks at neighbours (spaces)
 
 
+class Cut:
+    """Text up to the first of some stop strings; nothing is given that may yet be the beginning of one."""
+
+    def __init__(self, stop_strings: Sequence[str] = ()) -> None:
+        self._stops = tuple(stop_strings)
+        self._held = ""
+        self.stopped = False
+
+    def feed(self, text: str, last: bool = False) -> str:
+        if self.stopped:
+            return ""
+        text = self._held + text
+        found = [at for s in self._stops if (at := text.find(s)) >= 0]
+        if found:
+            self.stopped, self._held = True, ""
+            return text[: min(found)]
+        keep = 0 if last else max((held_back(text, s) for s in self._stops), default=0)
+        self._held = text[len(text) - keep :]
+        return text[: len(text) - keep]
+
+
 class Reader:
     """`feed` returns the text that is certain. `stopped` says that a stop string was met; text before it only is given.
 
@@ -18,25 +39,27 @@ class Reader:
 
     def __init__(self, decode: Callable[[Sequence[int]], str], stop_strings: Sequence[str] = ()) -> None:
         self._decode = decode
-        self._stops = tuple(stop_strings)
+        self._cut = Cut(stop_strings)
         self._tokens: list[int] = []
         self._begin = 0  # tokens[begin:seen] have been read already; they are decoded again as a left context
         self._seen = 0
-        self._held = ""
-        self.stopped = False
+
+    @property
+    def stopped(self) -> bool:
+        return self._cut.stopped
 
     def feed(self, token: int) -> str:
         """One token more. "" while its characters are unfinished or may belong to a stop string."""
         if self.stopped:
             return ""
         self._tokens.append(token)
-        return self._cut(self._whole(last=False), last=False)
+        return self._cut.feed(self._whole(last=False))
 
     def end(self) -> str:
         """What was held back, as no more tokens come."""
         if self.stopped:
             return ""
-        return self._cut(self._whole(last=True), last=True)
+        return self._cut.feed(self._whole(last=True), last=True)
 
     def _whole(self, last: bool) -> str:
         before = self._decode(self._tokens[self._begin : self._seen])
@@ -49,13 +72,3 @@ class Reader:
         while self._begin < self._seen and self._decode(self._tokens[self._begin : self._seen]).startswith(BROKEN):
             self._begin += 1
         return after[len(before) :]
-
-    def _cut(self, text: str, last: bool) -> str:
-        text = self._held + text
-        found = [at for s in self._stops if (at := text.find(s)) >= 0]
-        if found:
-            self.stopped, self._held = True, ""
-            return text[: min(found)]
-        keep = 0 if last else max((held_back(text, s) for s in self._stops), default=0)
-        self._held = text[len(text) - keep :]
-        return text[: len(text) - keep]

@@ -1,22 +1,28 @@
 """What clients may ask, checked: the JSON of /v1/completions and /v1/chat/completions → the engine's requests.
 
-Field names and meanings: OpenAI API reference; `stop_token_ids`, `ignore_eos`, `top_k`, `min_p`, `return_token_ids` and
-`return_tokens_as_token_ids` as in vLLM. A field that this server cannot honour is refused, never ignored.
+Field names and meanings: OpenAI API reference; `stop_token_ids`, `ignore_eos`, `top_k`, `min_p`, `return_token_ids`,
+`return_tokens_as_token_ids` and stream_options' `continuous_usage_stats` as in vLLM; `thinking_budget` and `waits` are our
+own. A field that this server cannot honour is refused, never ignored.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from shoestring.generate.request import Request
+from shoestring.generate.request import Request, Thinking
+from shoestring.generate.thinking import thinking_of
 from shoestring.records import UserError
+from shoestring.serve.talk import Marks, marks_of
 
 MAX_CHOICES = 128
 MAX_STOPS = 16
+MAX_WAITS = 64
+COLDEST = 1e-5  # below it logits divided by the temperature may leave fp32, and no more than the likeliest is left anyway
 DEFAULT_COMPLETION = 16  # max_tokens of /v1/completions where none is given, as the API reference says
 
 # asked for with one of these values, a field changes nothing; None stands for any value
@@ -25,6 +31,9 @@ NEUTRAL: dict[str, tuple[Any, ...] | None] = {
     "best_of": (1,), "frequency_penalty": (0,), "presence_penalty": (0,), "logit_bias": ({},), "tools": ([],),
     "tool_choice": ("none", "auto"), "response_format": ({"type": "text"},), "top_logprobs": (0,), "modalities": (["text"],),
 }  # fmt: skip
+
+# of a message; a name is nothing that templates write, and the thinking of earlier answers is not sent again
+MESSAGE = {"role", "content", "name", "reasoning_content"}
 
 
 class Refused(Exception):
@@ -56,7 +65,10 @@ class Limits:
 
 @dataclass(frozen=True)
 class Asked:
-    """One checked HTTP request: choices in order (prompt by prompt, n each), and how the answer is to look."""
+    """One checked HTTP request: choices in order (prompt by prompt, n each), and how the answer is to look.
+
+    usage_each: every chunk of a stream has the usage so far. marks: where the thinking stands, for a chat.
+    """
 
     chat: bool
     n: int
@@ -67,6 +79,8 @@ class Asked:
     logprobs: bool
     token_ids: bool
     names_are_ids: bool
+    usage_each: bool = False
+    marks: Marks | None = None
 
 
 class Fields:
@@ -120,11 +134,13 @@ def read(data: Any, chat: bool, tokenizer: Any, model_name: str, limits: Limits,
     model = f.take("model")
     if model not in (None, model_name):
         raise Refused(f"no model {model!r} here; this server has {model_name!r}", 404, "model", "model_not_found")
-    prompts = [_messages(f.take("messages"), tokenizer)] if chat else _prompts(f.take("prompt"), tokenizer, vocab)
     n = f.integer("n", 1, 1, MAX_CHOICES) or 1
+    prompt = f.take("messages" if chat else "prompt")
+    prompts = [_messages(prompt, tokenizer)] if chat else _prompts(prompt, tokenizer, vocab, limits.max_requests // n)
     given = f.integer("max_tokens", None, 1, 1 << 31)
     given = f.integer("max_completion_tokens", given, 1, 1 << 31) if chat else given
     temperature = f.number("temperature", 1.0, 0.0, 100.0)
+    temperature = temperature if temperature >= COLDEST else 0.0
     top_p = f.number("top_p", 1.0, 0.0, 1.0, open_low=True)
     top_k = f.integer("top_k", 0, -1, vocab) or 0
     min_p = f.number("min_p", 0.0, 0.0, 0.999999)
@@ -137,25 +153,61 @@ def read(data: Any, chat: bool, tokenizer: Any, model_name: str, limits: Limits,
     stop = frozenset(stop_ids) | (frozenset() if f.flag("ignore_eos") else frozenset({tokenizer.end}))
     logprobs = _logprobs(f, chat)
     stream = f.flag("stream")
-    options = f.take("stream_options") or {}
-    if not isinstance(options, Mapping) or options.keys() - {"include_usage"} or (options and not stream):
-        raise Refused("stream_options takes include_usage, and only with stream", param="stream_options")
+    usage, usage_each = _stream_options(f.take("stream_options") or {}, stream)
+    budget = f.integer("thinking_budget", None, 0, 1 << 31)
+    waits = f.integer("waits", 0, 0, MAX_WAITS) or 0
+    if waits and budget is None:
+        raise Refused("waits needs a thinking_budget", param="waits")
     token_ids, names_are_ids = f.flag("return_token_ids"), f.flag("return_tokens_as_token_ids")
     f.end()
+    if n > limits.max_requests:
+        raise Refused(f"{n} answers asked at once; this server takes {limits.max_requests}", param="n")
     requests = []
     for prompt in prompts:
-        most = _length(len(prompt), given, chat, limits)
+        most = _length(len(prompt), given, chat, limits, chat or budget is not None)
+        thinking = None if budget is None else _thinking(tokenizer, budget, waits, most)
         # choice i has the noise of seed + i, so that a choice can be asked for again alone
-        requests += [Request(prompt, most, temperature, seed + i, stop, top_p, max(0, top_k), min_p) for i in range(n)]
-    if len(requests) > limits.max_requests:
-        raise Refused(f"{len(requests)} answers asked at once; this server takes {limits.max_requests}", param="n")
+        requests += [
+            Request(prompt, most, temperature, seed + i, stop, top_p, max(0, top_k), min_p, thinking=thinking) for i in range(n)
+        ]
+    marks = marks_of(tokenizer, requests[0].prompt, budget is not None) if chat else None
     return Asked(
-        chat, n, tuple(requests), stop_strings, stream, bool(options.get("include_usage")), logprobs, token_ids, names_are_ids
-    )
+        chat, n, tuple(requests), stop_strings, stream, usage, logprobs, token_ids, names_are_ids, usage_each, marks
+    )  # fmt: skip
 
 
-def _length(prompt: int, given: int | None, chat: bool, limits: Limits) -> int:
-    """How many new tokens: as given, else what fits."""
+def _stream_options(options: Any, stream: bool) -> tuple[bool, bool]:
+    """(usage at the end, usage with every chunk)."""
+    known = {"include_usage", "continuous_usage_stats"}
+    if not isinstance(options, Mapping) or options.keys() - known or (options and not stream):
+        said = " and ".join(sorted(known, reverse=True))
+        raise Refused(f"stream_options takes {said}, and only with stream", param="stream_options")
+    usage, each = (bool(options.get(k)) for k in ("include_usage", "continuous_usage_stats"))
+    return usage or each, each
+
+
+@functools.lru_cache(maxsize=4)
+def _markers(tokenizer: Any) -> Thinking:
+    """The ids that force a thinking's length with this tokenizer: some hundred encodings, once."""
+    return thinking_of(tokenizer, 0, answer=1 << 20)
+
+
+def _thinking(tokenizer: Any, budget: int, waits: int, most: int) -> Thinking:
+    """A thinking of at most `budget` within an answer of at most `most` tokens."""
+    ids = _markers(tokenizer)
+    closing = max(len(ids.close), len(ids.tagged))
+    if most - budget <= closing:
+        room = f"leaves {max(0, most - budget)} of {most} tokens for the answer; leave more than {closing}"
+        line = f"thinking_budget {budget} {room}"
+        raise Refused(line, param="thinking_budget")
+    try:
+        return replace(ids, budget=budget, waits=waits, answer=most - budget)
+    except ValueError as e:
+        raise Refused(str(e), param="waits") from None
+
+
+def _length(prompt: int, given: int | None, chat: bool, limits: Limits, long: bool) -> int:
+    """How many new tokens: as given, else what fits, or a few where not `long`."""
     room = limits.window - prompt
     if room < 1 or (given is not None and given > room):
         raise Refused(
@@ -165,7 +217,7 @@ def _length(prompt: int, given: int | None, chat: bool, limits: Limits) -> int:
             code="context_length_exceeded",
         )
     if given is None:
-        return min(room, limits.max_tokens if chat else DEFAULT_COMPLETION)
+        return min(room, limits.max_tokens if long else DEFAULT_COMPLETION)
     if given > limits.max_tokens:
         raise Refused(f"max_tokens is at most {limits.max_tokens} on this server", param="max_tokens")
     return given
@@ -175,12 +227,14 @@ def _ids(value: Any, vocab: int) -> bool:
     return isinstance(value, list) and all(type(i) is int and 0 <= i < vocab for i in value)
 
 
-def _prompts(value: Any, tokenizer: Any, vocab: int) -> list[tuple[int, ...]]:
-    """A text, ids, or a list of either."""
+def _prompts(value: Any, tokenizer: Any, vocab: int, most: int) -> list[tuple[int, ...]]:
+    """A text, ids, or a list of either. most: prompts that are taken; a body of 1 MiB can hold hundreds of thousands."""
     if isinstance(value, str) or (isinstance(value, list) and value and isinstance(value[0], int)):
         value = [value]
     if not isinstance(value, list) or not value:
         raise Refused("prompt must be a text, a list of token ids, or a list of these", param="prompt")
+    if len(value) > max(most, 1):
+        raise Refused(f"{len(value)} prompts at once; with this n this server takes {max(most, 1)}", param="prompt")
     out: list[tuple[int, ...]] = []
     for one in value:
         if isinstance(one, str):
@@ -202,6 +256,9 @@ def _messages(value: Any, tokenizer: Any) -> tuple[int, ...]:
     for i, one in enumerate(value):
         if not isinstance(one, Mapping) or not isinstance(one.get("role"), str):
             raise Refused(f"messages[{i}] must be an object with role and content", param="messages")
+        unread = [k for k, v in one.items() if k not in MESSAGE and v not in (None, [], {}, "")]
+        if unread:
+            raise Refused(f"messages[{i}].{unread[0]} is not read by this server; leave it out", param="messages")
         content = one.get("content")
         if isinstance(content, Sequence) and not isinstance(content, str):
             parts = [p.get("text") for p in content if isinstance(p, Mapping) and p.get("type") == "text"]

@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import ipaddress
 import os
 import signal
 import socket
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from shoestring.records import UserError
 
+if TYPE_CHECKING:
+    from shoestring.serve.price import Rate
+
 GRACE = 10  # seconds that running answers have after SIGINT or SIGTERM
+LEAST_CACHE = 64  # tokens: `generate.cache.BLOCK`, which importing torch would be needed for
+BACKLOG = 512  # connections that the system holds until they are taken
+UNSENT = 1 << 17  # bytes that the system holds for a client that does not read: beyond them it is found to be slow
+UNREAD = 120_000  # milliseconds after which the system drops a connection whose client takes nothing
 
 
 def main(
@@ -30,20 +37,33 @@ def main(
     cache_tokens: int | None,
     max_tokens: int | None,
     max_requests: int,
+    api_key_file: Path | None,
+    rate: Callable[[], Rate | None] | None,
 ) -> int:
     """See `shoestring.serve.main`."""
     uvicorn = web_library()
-    key = find_key(host, api_key_env)
+    key = find_key(host, api_key_env, api_key_file)
     if slots < 1 or max_requests < 1 or (max_tokens is not None and max_tokens < 1):
         raise UserError("slots, max-tokens and max-requests must be at least 1")
+    if cache_tokens is not None and cache_tokens < LEAST_CACHE:
+        raise UserError(f"cache-tokens {cache_tokens} is less than one block of the cache, {LEAST_CACHE} tokens")
     listener = bind(host, port)
     with listener:
-        service, app = build(model, key, name, dtype, slots, cache_tokens, max_tokens, max_requests)
-        server = make_server(uvicorn, app, max_requests)
+        service, app = build(
+            model, key, name, dtype, slots, cache_tokens, max_tokens, max_requests, rate() if rate else None
+        )  # fmt: skip
+        server = make_server(uvicorn, app, max_requests, service.worker.end)
         shown = f"[{host}]" if ":" in host else host
-        print(f"serving {service.name} at http://{shown}:{listener.getsockname()[1]}/v1", flush=True)
-        service.worker.start()
+        url = f"http://{shown}:{listener.getsockname()[1]}"
         try:
+            service.worker.start()
+        except (MemoryError, RuntimeError) as e:
+            why = str(e).splitlines()[0][:200] if str(e) else type(e).__name__
+            raise UserError(f"the cache does not fit into memory; lower --cache-tokens or --slots ({why})") from None
+        try:
+            listener.listen(BACKLOG)  # before the address is said: whoever reads the line may connect
+            print(f"serving {service.name} at {url}/v1", flush=True)
+            print(f"a page to ask it: {url}/   Ctrl-C stops", flush=True)
             server.run(sockets=[listener])
         finally:
             service.worker.stop()
@@ -59,26 +79,33 @@ def web_library() -> Any:
         raise UserError(f"serving needs {e.name}: pip install 'shoestring[serve]'") from None
 
 
-def is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+def find_key(host: str, api_key_env: str, api_key_file: Path | None = None) -> str:
+    """The key clients must give, "" for none. An address that others can reach needs one. The key itself is no argument
+    anywhere, because whoever lists processes would see it."""
+    from shoestring.serve import guard
 
-
-def find_key(host: str, api_key_env: str) -> str:
-    """The key clients must give, "" for none. An address that others can reach needs one."""
-    if not api_key_env:
-        if not is_loopback(host):
-            raise UserError(f"{host} can be reached by others: name a variable that holds a key with --api-key-env")
+    if api_key_env and api_key_file is not None:
+        raise UserError("give the key with --api-key-env or with --api-key-file, not with both")
+    if api_key_file is not None:
+        where = str(api_key_file)
+        try:
+            key = api_key_file.read_text("utf-8").strip()
+        except (OSError, ValueError) as e:
+            raise UserError(f"{where}: the key cannot be read ({e}); put it there in one line") from None
+        if not key:
+            raise UserError(f"{where} is empty; put the key that clients must give there")
+    elif api_key_env:
+        where = api_key_env
+        key = os.environ.get(api_key_env, "").strip()
+        if not key:
+            raise UserError(f"the environment variable {api_key_env} is not set; put the key that clients must give there")
+    elif guard.is_loopback(host):
         return ""
-    key = os.environ.get(api_key_env, "").strip()
-    if not key:
-        raise UserError(f"the environment variable {api_key_env} is not set; put the key that clients must give there")
+    else:
+        said = "name a variable or a file that holds a key with --api-key-env or --api-key-file"
+        raise UserError(f"{host} can be reached by others: {said}")
     if not (key.isascii() and key.isprintable() and " " not in key):
-        raise UserError(f"the key in {api_key_env} holds characters that no header may carry")
+        raise UserError(f"the key in {where} holds characters that no header may carry")
     return key
 
 
@@ -93,6 +120,9 @@ def bind(host: str, port: int) -> socket.socket:
         raise UserError(f"cannot listen at {host}:{port}: {e}") from None
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, UNSENT)  # connections inherit it
+        if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNREAD)
         listener.bind(address)
     except OSError as e:
         listener.close()
@@ -102,7 +132,7 @@ def bind(host: str, port: int) -> socket.socket:
 
 def build(
     model: Path, key: str, name: str, dtype: str, slots: int, cache_tokens: int | None, max_tokens: int | None,
-    max_requests: int,
+    max_requests: int, rate: Rate | None = None,
 ) -> tuple[Any, Any]:  # fmt: skip
     """(service, application) for a model folder. The worker is not started."""
     import torch
@@ -125,12 +155,14 @@ def build(
     window = weights.config.max_positions
     limits = Limits(window, min(max_tokens or window, window), max_requests)
     worker = Worker(engine.open)
-    service = Service(worker, encoder, decoder, name or model.name, limits, weights.config.vocab)
+    service = Service(worker, encoder, decoder, name or model.name, limits, weights.config.vocab, rate)
     return service, make(service, key)
 
 
-def make_server(uvicorn: Any, app: Any, max_requests: int) -> Any:
-    """A uvicorn server that ends quietly on a signal; a second one ends it at once."""
+def make_server(uvicorn: Any, app: Any, max_requests: int, cut: Callable[[], None] | None = None) -> Any:
+    """A uvicorn server that ends quietly on a signal; a second one ends it at once. cut: ends the answers that still run
+    when their time is over, so that their clients are told, before uvicorn would tear them off."""
+    from shoestring.serve.connection import protocol
 
     class Server(uvicorn.Server):
         @contextlib.contextmanager
@@ -150,11 +182,15 @@ def make_server(uvicorn: Any, app: Any, max_requests: int) -> Any:
             if self.should_exit:
                 self.force_exit = True
             else:
+                if cut is not None:
+                    timer = threading.Timer(GRACE, cut)
+                    timer.daemon = True
+                    timer.start()
                 print(f"stopping: running answers have {GRACE} seconds", file=sys.stderr, flush=True)
             self.should_exit = True
 
     config = uvicorn.Config(
-        app, http="h11", ws="none", lifespan="off", log_config=None, access_log=False, server_header=False,
-        timeout_graceful_shutdown=GRACE, timeout_keep_alive=30, limit_concurrency=max_requests + 256,
+        app, http=protocol(), ws="none", lifespan="off", log_config=None, access_log=False, server_header=False,
+        timeout_graceful_shutdown=GRACE + 2, timeout_keep_alive=30, limit_concurrency=max_requests + 256,
     )  # fmt: skip
     return Server(config)

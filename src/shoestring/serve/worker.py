@@ -6,17 +6,23 @@ import contextlib
 import queue
 import sys
 import threading
+import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from shoestring.generate.request import Completion, Request
-from shoestring.serve.reader import Reader
+from shoestring.serve.talk import Talk
 
 
 class Session(Protocol):
     """A running batch that takes requests as they come (`generate.engine.Session`). Used by one thread."""
+
+    rows: Any
+    waiting: Any
+    prefixes: Any
+    pool: Any
 
     @property
     def idle(self) -> bool: ...
@@ -28,23 +34,44 @@ class Session(Protocol):
 
 @dataclass(frozen=True)
 class Piece:
-    """One token of choice `index`, and the text that became certain with it (often another token's, sometimes none)."""
+    """One token of choice `index`, and the text that became certain with it (often another token's, sometimes none).
+
+    text is the answer's, thought that of the thinking before it. thinking: thinking tokens of this choice so far.
+    seconds: of the engine's work, this token's share. cached: prompt tokens whose keys and values were in the cache already
+    (with a choice's first token only).
+    """
 
     index: int
     token: int
     logprob: float
     text: str
+    thought: str = ""
+    thinking: int = 0
+    seconds: float = 0.0
+    cached: int = 0
 
 
 @dataclass(frozen=True)
 class End:
     """The end of choice `index` with the text that was still held back. reason "refused": the request cannot be met;
-    "failed": the engine broke."""
+    "failed": the engine broke. thinking: the thinking tokens as the engine counted them, None where it did not."""
 
     index: int
     reason: Literal["stop", "length", "refused", "failed"]
     text: str = ""
     error: str = ""
+    thought: str = ""
+    thinking: int | None = None
+
+
+@dataclass(frozen=True)
+class Load:
+    """What the engine holds: answers decoded together, answers that wait for room, blocks of its cache."""
+
+    running: int = 0
+    waiting: int = 0
+    blocks_used: int = 0
+    blocks: int = 0
 
 
 @dataclass(eq=False)
@@ -53,10 +80,11 @@ class Job:
 
     index: int
     request: Request
-    reader: Reader
+    reader: Talk
     emit: Callable[[Piece | End], None]
     id: int = field(default=-1)  # the session's
     gone: bool = False
+    begun: bool = False  # its first token has come
 
 
 class Worker:
@@ -68,15 +96,21 @@ class Worker:
         self._jobs: dict[int, Job] = {}
         self._thread: threading.Thread | None = None
         self.ended = False  # no engine any more: it was stopped, or a new session could not be opened
+        self.load = Load()  # as of the last step; replaced as a whole, so any thread may read it
+        self._unshared = 0.0  # seconds of steps that no token has been charged for yet
 
     def start(self) -> None:
         """The first session is opened here, so that a cache that does not fit is the caller's to report."""
         self._thread = threading.Thread(target=self._run, args=(self._open(),), name="engine", daemon=True)
         self._thread.start()
 
+    def end(self) -> None:
+        """`stop`, without waiting for the engine's thread."""
+        self._inbox.put(("stop", ()))
+
     def stop(self) -> None:
         """End now: whatever still runs is told so."""
-        self._inbox.put(("stop", ()))
+        self.end()
         if self._thread is not None:
             self._thread.join()
 
@@ -94,8 +128,7 @@ class Worker:
         try:
             while self._read_inbox(session):
                 try:
-                    for event in session.step():
-                        self._event(session, event)
+                    self._step(session)
                 except Exception as e:  # whatever it is, other clients must go on being served
                     traceback.print_exc(file=sys.stderr)
                     self._end_all(f"the engine failed ({type(e).__name__})")
@@ -107,9 +140,23 @@ class Worker:
             self._end_all("the server is stopping")
             self._drain()
 
+    def _step(self, session: Session) -> None:
+        # prompts in the cache, which only somebody who waits can find there
+        known = {prompt for prompt, p in session.prefixes.items() if p.logits is not None} if session.waiting else ()
+        begin = time.perf_counter()
+        events = session.step()
+        self._unshared += time.perf_counter() - begin
+        tokens = sum(len(e) == 3 for e in events)  # none where all are held back: the next ones bear these seconds too
+        share = self._unshared / tokens if tokens else 0.0
+        self._unshared = 0.0 if tokens else self._unshared
+        for event in events:
+            self._event(session, event, share, known)
+
     def _read_inbox(self, session: Session) -> bool:
         """Take in everything that has come; wait for something if there is nothing to do. False: stop."""
         while True:
+            pool = session.pool
+            self.load = Load(len(session.rows), len(session.waiting), pool.used, pool.capacity)
             try:
                 what, jobs = self._inbox.get(block=session.idle)
             except queue.Empty:
@@ -119,7 +166,8 @@ class Worker:
             for job in jobs:
                 if what == "cancel":
                     job.gone = True
-                    if self._jobs.pop(job.id, None) is not None:
+                    if self._jobs.get(job.id) is job:  # a new session's ids begin again: an old id may be another's by now
+                        del self._jobs[job.id]
                         session.cancel(job.id)
                 elif not job.gone:
                     job.id = session.add(job.request)
@@ -132,15 +180,19 @@ class Worker:
                 for job in jobs if what == "add" else ():
                     job.emit(End(job.index, "failed", error="the server is stopping"))
 
-    def _event(self, session: Session, event: tuple[int, int, float] | tuple[int, Completion]) -> None:
+    def _event(
+        self, session: Session, event: tuple[int, int, float] | tuple[int, Completion], share: float, known: Container[Any]
+    ) -> None:
         job = self._jobs.get(event[0])
         if job is None:  # ended by a stop string within this very step
             return
         if len(event) == 3:
             _, token, logprob = event
+            first, job.begun = not job.begun, True
+            cached = len(job.request.prompt) if first and job.request.prompt in known else 0
             # a stop token is counted and listed, but it is no part of the text
-            text = "" if token in job.request.stop else job.reader.feed(token)
-            job.emit(Piece(job.index, token, logprob, text))
+            said = job.reader.feed(token, show=token not in job.request.stop)
+            job.emit(Piece(job.index, token, logprob, said.text, said.thought, said.thinking, share, cached))
             if job.reader.stopped:
                 session.cancel(job.id)
                 self._finish(job, End(job.index, "stop"))
@@ -149,8 +201,10 @@ class Worker:
         if done.reason == "error":
             self._finish(job, End(job.index, "refused", error=done.error))
         else:
-            text = job.reader.end()
-            self._finish(job, End(job.index, "stop" if job.reader.stopped else done.reason, text))
+            said = job.reader.end()
+            reason = "stop" if job.reader.stopped else done.reason
+            counted = done.thinking if job.request.thinking is not None else None
+            self._finish(job, End(job.index, reason, said.text, thought=said.thought, thinking=counted))
 
     def _finish(self, job: Job, end: End) -> None:
         del self._jobs[job.id]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -27,8 +28,6 @@ class Sampling(Protocol):
     def max_new(self) -> int: ...
     @property
     def temperature(self) -> float: ...
-    @property
-    def models(self) -> list[str]: ...
 
 
 def chunks_of(config: Sampling, drawn: list[Problem], seed: int) -> list[list[Problem]]:
@@ -39,14 +38,14 @@ def chunks_of(config: Sampling, drawn: list[Problem], seed: int) -> list[list[Pr
 
 def measure(
     config: Sampling, context: Context, drawn: list[Problem], shots: Mapping[str, list[Problem]], journal: Journal,
-    model: str = BASE, at: int = 0,
+    model: str = BASE, at: int = 0, total: int = 0,
 ) -> Events:  # fmt: skip
     """Answers of one model after worked examples, a journal's row an answer (with `lenient`, its kindly read score).
 
-    model: "base", or a folder, file or id of another; at: steps that came before this model's.
+    model: "base", or a folder, file or id of another; at: steps that came before this model's; total: of all models.
     """
     chunks = chunks_of(config, drawn, context.seed)
-    total = len(chunks) * (1 + len(config.models))
+    total = total or len(chunks)
     if all(f"{i}" in journal.chunks for i in range(len(chunks))):
         return
     from shoestring import rewards
@@ -55,7 +54,7 @@ def measure(
     from shoestring.stages.prompts import few_shot
     from shoestring.stages.workbench import sample, trace_row
 
-    started = context.clock()
+    started: float | None = context.clock()  # the first chunk's seconds have the opening in them
     engine, tokenizer = _opened(model, context)
     pace = context.first(60.0)
     for i, chunk in enumerate(chunks):
@@ -63,7 +62,7 @@ def measure(
             continue
         if (yield context.intent(at + i, pace.upper(), "pass rates")) == "stop":
             return
-        began = started if i == 0 else context.clock()
+        began, started = started if started is not None else context.clock(), None
         requests, problems = [], []
         for p in chunk:
             prompt = tokenizer.chat(few_shot(p, shots.get(p.domain, [])))
@@ -72,7 +71,8 @@ def measure(
                 stop = frozenset([tokenizer.end])
                 requests.append(Request(prompt, config.max_new, config.temperature, seed, stop))
                 problems.append(p)
-        traces = sample(engine, requests, problems, tokenizer, model)
+        reasons: Counter[str] = Counter()
+        traces = sample(engine, requests, problems, tokenizer, model, reasons=reasons)
         lenient = rewards.get("lenient")
         journal.append(
             f"{i}", [trace_row(t, lenient=lenient.grade(t.text, p)) for t, p in zip(traces, problems, strict=True)]
@@ -82,7 +82,7 @@ def measure(
         tokens = sum(len(t.tokens) for t in traces)
         yield StepReport(
             context.stage, at + i + 1, total, seconds, tokens, tokens,
-            reward=sum(t.score or 0.0 for t in traces) / len(traces),
+            reward=sum(t.score or 0.0 for t in traces) / len(traces), extra={"verdicts": dict(reasons)},
         )  # fmt: skip
 
 

@@ -6,6 +6,7 @@ the funnel so far, and the rows of any of them.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
@@ -80,10 +81,8 @@ def is_large(sources: tuple[str, ...]) -> bool:
 
     count = 0
     for spec in sources:
-        if spec.startswith("bundled:"):
-            continue
         if of.is_generated(spec):
-            count += _size(spec)
+            count += 0 if spec.startswith("bundled:") else _size(spec)
         else:
             try:
                 for _ in of.stream(spec, "train"):
@@ -107,6 +106,25 @@ def expected(sources: Iterable[str]) -> int:
         if spec.startswith(("gym:", "reasoning_gym:", "reasoning-gym:")):
             total += _size(spec)
     return total
+
+
+@lru_cache(maxsize=8)
+def counted(sources: tuple[str, ...]) -> tuple[int, int]:
+    """(rows, those of them with a recorded pass rate) of the sources; only the forecast of labels reads it."""
+    from shoestring.data import sources as of
+
+    rows = rated = 0
+    for spec in sources:
+        if of.is_generated(spec) and not spec.startswith("bundled:"):
+            rows += _size(spec)
+            continue
+        try:
+            for item in of.stream(spec, "train"):
+                rows += 1
+                rated += not isinstance(item, str) and (item[1].get("pass_rate") is not None or bool(item[1].get("rates")))
+        except UserError:
+            continue  # reading it says what is wrong
+    return rows, rated
 
 
 @lru_cache(maxsize=32)
@@ -136,14 +154,19 @@ def tried(spec: str) -> str:
 def small(
     sources: Sequence[str], against: Sequence[str], clusters: int, seed: int
 ) -> tuple[Pool, list[dict[str, Any]]]:
-    """(pool, trap rows) of problems that fit in memory: read whole, every bad row an error."""
+    """(pool, trap rows) of problems that fit in memory: read whole, every bad row of a file an error; what a generator made
+    and nobody can grade is counted."""
     from shoestring.data import decontaminate, dedupe, funnel, quality
     from shoestring.stages.workbench import load_problems
 
-    read = load_problems(list(sources), "train")
+    lost: list[str] = []
+    read = load_problems(list(sources), "train", lost)
     unseen = load_problems(list(against), "test") if against else []
     steps = funnel.Funnel()
-    steps.start(len(read), "problems with an answer that can be checked")
+    steps.start(len(read) + len(lost), "problems with an answer" + ("" if lost else " that can be checked"))
+    if lost:
+        families = Counter(f"unparseable answer ({said.partition(': the answer of')[0]})" for said in lost)
+        steps.add("gradable", len(read) + len(lost), len(read), funnel.Funnel.reasons(families))
     kept, why = quality.filter_problems(read)
     steps.add("quality", len(read), len(kept), funnel.Funnel.reasons(why))
     distinct = dedupe.exact(kept)

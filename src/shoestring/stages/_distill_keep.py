@@ -13,9 +13,12 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Any
 
+from shoestring.data.language import foreign
+
 LONG_PARAGRAPH = 4000  # characters without an empty line
 FOREIGN, FEW = 0.02, 6  # a script that the question does not use: this share of the letters, and at least so many
 NGRAM, LOOPS, LOOPED = 8, 4, 0.3  # words in a row, how often they come, and their share of the text
+RUN = 40  # times the same character
 SCRIPTS = ("LATIN", "CYRILLIC", "CJK", "HIRAGANA", "KATAKANA", "HANGUL", "ARABIC", "HEBREW", "DEVANAGARI", "THAI", "BENGALI")
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ue000-\uf8ff\ufffd]")
 _HINT = re.compile(
@@ -62,12 +65,19 @@ def fault(text: str, question: str, code: bool = False) -> str | None:
         return "code block"
     if _loops(text):
         return "garbled repeats"
+    if not code and foreign(text) and not foreign(question):  # in the question's letters and another language's words
+        return "mixed languages"
     if any(len(p) > LONG_PARAGRAPH for p in re.split(r"\n\s*\n", text)):
         return "long paragraph"
     return None
 
 
 def _loops(text: str) -> bool:
+    lines = Counter(s for line in text.splitlines() if any(map(str.isalpha, s := line.strip())))
+    if lines and (most := lines.most_common(1)[0][1]) >= LOOPS and 2 * most > lines.total():
+        return True
+    if re.search(rf"(\S)\1{{{RUN - 1}}}", text):
+        return True
     words = text.split()
     if len(words) < NGRAM * LOOPS:
         return len(text) > 400 and len(set(text)) < 8
@@ -125,3 +135,31 @@ def invalid(attempts: Iterable[dict[str, Any]], kept_right: Sequence[bool]) -> d
         "kept": round(1 - sum(kept_right) / len(kept_right), 4) if kept_right else None,
         "faults": dict(Counter(r["fault"] for r in rows if r["fault"]).most_common()), "basis": "measured",
     }  # fmt: skip
+
+
+KEPT = {  # a fault's name → the step of the funnel that it leaves at
+    "cut off": "comes to its end", "empty": "says something", "mixed languages": "one language",
+    "garbled repeats": "no garbled repeats", "unprintable characters": "printable", "thinking without an end": "thinking ends",
+    "code block": "no code block", "long paragraph": "no long paragraph",
+}  # fmt: skip
+
+
+def funnel(
+    attempts: Iterable[dict[str, Any]], kept: int, keep: int, prefer: str, form: bool = True
+) -> list[dict[str, Any]]:  # fmt: skip
+    """Where the answers went: those that came to no end, that the grader does not find right, each fault of form (where it is
+    a filter), and what was one too many. Rows as curate's funnel has them: step, before, after, why."""
+    rows = [r for r in attempts if not r.get("unanswered")]
+    out: list[dict[str, Any]] = [{"step": "answers", "before": len(rows), "after": len(rows), "why": "sampled, all problems"}]
+
+    def step(name: str, left: list[dict[str, Any]], why: str) -> list[dict[str, Any]]:
+        out.append({"step": name, "before": out[-1]["after"], "after": len(left), "why": why})
+        return left
+
+    rows = step(KEPT["cut off"], [r for r in rows if r["fault"] != "cut off"], "cut off at max_new: no end")
+    rows = step("right", [r for r in rows if r["score"] == 1.0], "the problem's grader does not find the others right")
+    found = Counter(r["fault"] for r in rows if r["fault"])
+    for fault in [f for f in KEPT if form and f != "cut off"]:
+        rows = step(KEPT[fault], [r for r in rows if r["fault"] != fault], f"{fault}: {found[fault]}")
+    out.append({"step": "kept", "before": len(rows), "after": kept, "why": f"at most {keep} a problem, {prefer} first"})
+    return out

@@ -129,6 +129,7 @@ class Context:
     planned_seconds: float = math.inf  # the most that the plan gives the whole stage
     priced: Callable[[str], bool] = lambda sku: True  # whether a sku has a price of its own
     fits: Callable[[Intent], bool] = lambda intent: True  # whether an intent would be answered with "go" for its money
+    random: bool = False  # weights drawn anew by the seed in place of the base's (sft: start = "random")
     worth: float | None = None  # US dollars that a point of accuracy is worth: training that gains less for its money stops
 
     def first(self, seconds: float) -> Pace:

@@ -1,28 +1,34 @@
 """From a pool to a few hundred problems: quality, difficulty, diversity (s1, Muennighoff et al. 2025, section 2.2).
 
-Free steps first (format, duplicates, overlap with the evaluation sets, commonest-answer traps, recorded pass rates), then the
-one that costs: the pass rate of the base model, and of others that are named, on a draw of candidates, after which problems
-that are too easy or families out of reach leave. The choice is made uniformly over families, or by another selector.
+Free steps first (format, duplicates, overlap with the evaluation sets, commonest-answer traps, recorded pass rates), then
+those that cost: the pass rate of the base model, and of others here or at a server, on a draw of candidates, after which
+problems that are too easy or families out of reach leave; and, where one is named, a label model that says each problem's
+domain. The choice is made uniformly over families, or by another selector.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from shoestring.estimate.lengths import TURN, written
-from shoestring.estimate.rates import added
-from shoestring.records import Artifact, Problem, Quantity, UserError
-from shoestring.stages import _curate_measure, _curate_pool, forecasts
-from shoestring.stages.context import Context, Events, Facts, Forecast, Journal, write_json, write_lines
-from shoestring.stages.sizes import of_sources
+from shoestring.records import Artifact, Problem, StepReport, UserError
+from shoestring.stages import _curate_forecast, _curate_measure, _curate_pool, _curate_served, _served
+from shoestring.stages._served import Served
+from shoestring.stages.context import (
+    Answer,
+    Context,
+    Event,
+    Events,
+    Facts,
+    Forecast,
+    Journal,
+    write_json,
+    write_lines,
+)
 
-KEPT = 0.9  # expected share of candidates that are neither too easy nor out of reach: only the forecast reads these
-FREE_SECONDS = 2.0  # reading, duplicates, overlap with the evaluation sets
-LARGE_SECONDS = 5.0, 0.0002  # starting Daft, and a row made and taken through every free step (60,467 in 21 s, one core)
 SELECTORS = ("s1", "random", "longest", "band", "k-centre")
 
 
@@ -31,9 +37,12 @@ class Config:
     """sources: where problems come from; against: sources whose test problems must stay unseen.
 
     count: problems to choose; candidates: problems whose pass rate is measured; samples: answers each, after `shots`
-    worked examples, kindly read (the last number counts); 0 asks nobody. models: others that answer besides the base. A
-    recorded pass rate (rows with `pass_rate` or `rates`) is taken as it is and costs nothing. A problem that any of them
-    solves more often than `too_easy` leaves; a family whose mean pass rate is outside [family_low, family_high] leaves whole.
+    worked examples, kindly read (the last number counts); 0 asks nobody. models: others that answer, each a folder, file or
+    id, or a server, { url, model, price, key_env, max_new }; ask_base: whether the base answers too. A recorded pass rate
+    (rows with `pass_rate` or `rates`) is taken as it is and costs nothing. A problem that any of them solves more often than
+    `too_easy` leaves; a family whose mean pass rate is outside [family_low, family_high] leaves whole.
+    labels: a server that says the domain of what is left, { url, model, price, key_env, names, max_new }; names: the only
+    domains there are (any without). concurrency: requests in flight at a server.
     with_trace: only problems with a worked solution or a recorded trace (rows with `tokens`).
     select: how the rest is chosen (data.selectors); within: how "s1" draws inside a family (data.select); band: pass rates
     that "band" takes. order: of the chosen, "easy-first" by pass rate (sft: order = "given" trains in it).
@@ -52,7 +61,10 @@ class Config:
     family_low: float = 0.0
     family_high: float = 0.9
     within: Literal["uniform", "length"] = "uniform"
-    models: list[str] = field(default_factory=list)
+    models: list[str | dict[str, Any]] = field(default_factory=list)
+    ask_base: bool = True
+    labels: dict[str, Any] | None = None
+    concurrency: int = 16
     with_trace: bool = False
     select: Literal["s1", "random", "longest", "band", "k-centre"] = "s1"
     band: list[float] = field(default_factory=lambda: [0.1, 0.9])
@@ -71,6 +83,14 @@ class Config:
             raise ValueError(f"samples = {self.samples} cannot be negative")
         if self.models and not self.samples:
             raise ValueError("models are asked for samples answers, and samples = 0 asks nobody: set samples")
+        if not self.ask_base and not self.models:
+            raise ValueError("ask_base = false without models asks nobody: name models, or set samples = 0")
+        named = [name for name, _ in self.who()]  # raises for a table that is none
+        if twice := [n for n, count in Counter(named).items() if count > 1]:
+            raise ValueError(f"models: {twice[0]!r} is asked twice; leave one out")
+        asked = [m for _, m in self.who() if isinstance(m, Served)] + ([self.label_model()] if self.labels else [])
+        if self.concurrency < 1 or (self.concurrency != 16 and not asked):
+            raise ValueError(f"concurrency = {self.concurrency}: at least 1, and only where a server is asked (models, labels)")
         for key, known in (
             ("within", ("uniform", "length")), ("select", SELECTORS), ("order", ("as-drawn", "easy-first")),
             ("language", ("any", "en")),
@@ -86,57 +106,36 @@ class Config:
         if self.clusters < 1:
             raise ValueError(f"clusters = {self.clusters} must be at least 1")
 
+    def who(self) -> list[tuple[str, str | Served]]:
+        """(name in `rates`, place or server) of every model that answers, the base first. ValueError names `models`."""
+        base: list[tuple[str, str | Served]] = [(_curate_measure.BASE, _curate_measure.BASE)] if self.ask_base else []
+        made = [m if isinstance(m, str) else _served.parse("models", m) for m in self.models]
+        return base + [(m if isinstance(m, str) else m.model, m) for m in made]
+
+    def label_model(self) -> Served | None:
+        """ValueError names `labels`."""
+        return None if self.labels is None else _served.parse("labels", self.labels, ("max_new", "names"))
+
 
 def check(config: Config, base: str) -> None:
     """UserError, before anything is spent, for another model that is not here. `base` is opened by the pipeline."""
     from shoestring.data import sources as of
 
     for model in config.models:
-        _curate_measure.located(model)
+        if isinstance(model, str):
+            _curate_measure.located(model)
+    for _, server in config.who():
+        if isinstance(server, Served):
+            _served.check(server)
+    if label := config.label_model():
+        _served.check(label)
     for spec in config.sources:
         if not of.is_generated(spec):
             next(iter(of.stream(spec, "train")), None)  # opened, and its columns' names looked at
 
 
 def forecast(config: Config, facts: Facts) -> Forecast:
-    """Answers of the untrained model after worked examples, which are computed once a family and chunk of 96."""
-    sizes = of_sources(tuple(config.sources), "train") or facts.sizes
-    facts = replace(facts, sizes=sizes)
-    answers = config.candidates * config.samples
-    new = written(sizes, config.max_new, facts.trained)
-    prefix = config.shots * (sizes.body + sizes.trace() + TURN)
-    chunks = -(-answers // forecasts.ROWS)
-    rows = config.candidates * sizes.own + chunks * len(config.sources) * prefix if answers else 0
-    seconds, flops, memory, fits = forecasts.answering(facts, answers, new, rows, config.max_new)
-    rates = facts.rates()
-    large = _curate_pool.is_large(tuple(config.sources))
-    mid = LARGE_SECONDS[0] + LARGE_SECONDS[1] * _curate_pool.expected(config.sources) if large else FREE_SECONDS
-    free = Quantity(0.5 * mid, mid, 3 * mid, "literature")
-    parts = [free] if not answers else [seconds, rates.load(), free]
-    notes: tuple[str, ...] = ()
-    for model in config.models:
-        again, note = _other(model, facts, seconds)
-        parts, notes = [*parts, again, rates.load()], (*notes, note)
-    if not answers:
-        memory, fits, flops = {}, None, 0.0
-    if traced := 0.0 if sizes.answer else _curate_pool.recorded_tokens(tuple(config.sources)):
-        sizes = replace(sizes, answer=traced)  # what a recorded teacher will say
-    problems = min(config.count, round(KEPT * config.candidates)) if answers and not large else config.count
-    return facts.forecast(
-        added(*parts), tokens=round(answers * (sizes.prompt + prefix + new)), flops=flops,
-        parts={"answers": flops}, memory_bytes=sum(memory.values()), memory=memory, fits=fits,
-        problems=problems, sampled=config.samples, sizes=sizes, essential=True, notes=notes,
-    )  # fmt: skip
-
-
-def _other(model: str, facts: Facts, seconds: Quantity) -> tuple[Quantity, str]:
-    """The base's seconds, scaled by the weights that a token passes through."""
-    from shoestring.estimate.headers import model_shape
-
-    shape = model_shape(str(_curate_measure.located(model)))
-    scale = shape.active_parameters() / max(1, facts.shape.active_parameters())
-    around = Quantity(0.4 * scale * seconds.mid, scale * seconds.mid, 2.5 * scale * seconds.mid, "literature")
-    return around, f"{Path(model).name} has {scale:.3g} times the base's weights"
+    return _curate_forecast.forecast(config, facts)
 
 
 def reads(config: Config, trained: bool) -> list[tuple[str, str]]:
@@ -173,18 +172,27 @@ def free_steps(config: Config, context: Context) -> tuple[_curate_pool.Pool, lis
 def run(config: Config, inputs: Mapping[str, Path], context: Context) -> Events:
     from shoestring.data import curriculum
 
+    began = context.clock()
     pool, traps = free_steps(config, context)
+    yield _took(context, "free", began)
     yield Artifact("traps", write_json(context.run_dir / "traps.json", traps))
     honest = pool.problems
     drawn = _draw(config, context, pool)
     rates, journal = dict(pool.rates), Journal(context.folder / "samples.jsonl")
     named = {id: dict(r) for id, r in pool.named.items()}
     asked = [p for p in drawn if p.id not in pool.rates] if config.samples else []
+    stopped = False
     if asked:
-        yield from _measure(config, context, asked, pool, honest, journal, rates, named)
-        drawn = [p for p in drawn if p.id in rates]  # a budget stop leaves some unmeasured
-        if not drawn:
+        stopped = yield from _measure(config, context, asked, pool, honest, journal, rates, named)
+        tried = [p for p in drawn if p.id in rates]  # a budget stop leaves some unmeasured, a server may give no reply
+        if not tried and not stopped:
+            raise UserError("curate: models: not one answer came; `--resume` asks again what failed")
+        if not tried:
             return  # stopped before the first answer
+        if len(tried) < len(drawn):
+            pool.step("pass rate known", tried, "the others were not tried by every model: stopped, or no reply")
+        drawn = tried
+    began = context.clock()
     pool.problems = drawn
     reachable = _families_in_band(config, drawn, rates, {p.domain for p in honest})
     who = "base model" if not pool.rates and not config.models else "models that tried it"
@@ -197,6 +205,13 @@ def run(config: Config, inputs: Mapping[str, Path], context: Context) -> Events:
         "difficulty", [p for p in pool.problems if rates.get(p.id, 0.0) <= config.too_easy],
         f"right in more than {config.too_easy:.0%} of {of}: nothing to learn",
     )  # fmt: skip
+    if label := config.label_model():
+        yield _took(context, "difficulty", began)
+        if not stopped:  # at the ceiling there is nothing left to ask with
+            at = _steps(config, pool.whole(asked), context.seed)
+            yield from _curate_served.labelled(label, context, pool, config.concurrency, at)
+        began = context.clock()
+    shown = pool.problems if config.labels else honest
     chosen = _chosen(config, context, pool, rates)
     counts = Counter(p.domain for p in chosen)
     how = "uniform over families" if config.select == "s1" else f"chosen by {config.select}"
@@ -211,10 +226,16 @@ def run(config: Config, inputs: Mapping[str, Path], context: Context) -> Events:
     rest = [p for p in honest if p.domain in reachable]
     left = ({**r, "pass_rate": rates.get(r["id"])} for r in pool.rows(rest))
     yield Artifact("pool", write_lines(context.folder / "pool.jsonl", left), {"count": len(rest)})
-    yield Artifact("domains", write_json(context.run_dir / "domains.json", _domains(honest, chosen, rates, config.select)))
+    yield Artifact("domains", write_json(context.run_dir / "domains.json", _domains(shown, chosen, rates, config.select)))
     yield Artifact("funnel", write_json(context.run_dir / "funnel.json", pool.funnel))
     if journal.chunks:
         yield Artifact("samples-of-base", journal.path, {"count": len(journal.rows())})
+    yield _took(context, "choice", began)
+
+
+def _took(context: Context, part: str, began: float) -> StepReport:
+    """Seconds of work that asks nobody, so that they count as useful ones."""
+    return StepReport(f"{context.stage}.{part}", 1, 1, context.clock() - began)
 
 
 def _draw(config: Config, context: Context, pool: _curate_pool.Pool) -> list[Problem]:
@@ -234,26 +255,45 @@ def _draw(config: Config, context: Context, pool: _curate_pool.Pool) -> list[Pro
     return pool.problems
 
 
+def _steps(config: Config, asked: list[Problem], seed: int) -> int:
+    """Of all models that answer: a chunk on our engine, a reply of a server."""
+    if not asked or not config.samples:
+        return 0
+    chunks = len(_curate_measure.chunks_of(config, asked, seed))
+    return sum(chunks if isinstance(m, str) else len(asked) * config.samples for _, m in config.who())
+
+
 def _measure(
     config: Config, context: Context, asked: list[Problem], pool: _curate_pool.Pool, honest: list[Problem], journal: Journal,
     rates: dict[str, float], named: dict[str, dict[str, float]],
-) -> Events:  # fmt: skip
-    """Every model answers; `rates` gets the highest rate of each problem that all of them have tried."""
+) -> Generator[Event, Answer | None, bool]:  # fmt: skip
+    """Every model answers; `rates` gets the highest rate of each problem that all of them have tried. True where a stop
+    ended it: models that had not begun then do not count."""
     shots = _examples(config, context.seed, pool, honest)
     whole = pool.whole(asked)
-    steps = len(_curate_measure.chunks_of(config, whole, context.seed))
-    journals = [journal]
-    yield from _curate_measure.measure(config, context, whole, shots, journal)
-    for n, model in enumerate(config.models, 1):
-        journals.append(Journal(context.folder / f"samples-{n}.jsonl"))
-        yield from _curate_measure.measure(config, context, whole, shots, journals[-1], model, n * steps)
-    every = [_curate_measure.rates_of(j.rows()) for j in journals]
+    chunks = _curate_measure.chunks_of(config, whole, context.seed)
+    total, at, stopped = _steps(config, whole, context.seed), 0, False
+    every: list[tuple[str, dict[str, float]]] = []
+    for n, (name, model) in enumerate(config.who(), 0 if config.ask_base else 1):
+        if isinstance(model, str):
+            kept = Journal(context.folder / f"samples-{n}.jsonl") if n else journal
+            yield from _curate_measure.measure(config, context, whole, shots, kept, model, at, total)
+            rows, stopped, at = kept.rows(), len(kept.chunks) < len(chunks), at + len(chunks)
+        else:
+            mixed = [p for chunk in chunks for p in chunk]
+            asking = _curate_served.pass_rates(model, config, context, mixed, shots, n, at, total)
+            rows, stopped = yield from asking
+            at += len(whole) * config.samples
+        if rows or not stopped:
+            every.append((name, _curate_measure.rates_of(rows)))
+        if stopped:
+            break
     for p in asked:
-        if all(p.id in r for r in every):
-            rates[p.id] = max(r[p.id] for r in every)
+        if every and all(p.id in r for _, r in every):
+            rates[p.id] = max(r[p.id] for _, r in every)
             if config.models:
-                names = [_curate_measure.BASE, *config.models]
-                named[p.id] = {m: r[p.id] for m, r in zip(names, every, strict=True)}
+                named[p.id] = {name: r[p.id] for name, r in every}
+    return stopped
 
 
 def _examples(config: Config, seed: int, pool: _curate_pool.Pool, honest: list[Problem]) -> dict[str, list[Problem]]:

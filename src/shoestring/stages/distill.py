@@ -1,12 +1,14 @@
 """Traces worth learning: a teacher's verified answers (rejection sampling) and worked solutions of the source.
 
 Without a `teacher` the model teaches itself: answers that the curate stage already sampled count as attempts and are not paid
-for twice. A teacher is a server, another local model, or recorded completions. Only traces whose answer the grader accepts
-are kept. docs/distil.md has the whole.
+for twice. A teacher is a server, another local model, recorded completions, or "self": the run's newest weights, asked anew
+(R1's rejection sampling from the RL checkpoint, docs/r1.md). Only traces whose answer the grader accepts are kept.
+docs/distil.md has the whole.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +19,18 @@ from shoestring.estimate.rates import added
 from shoestring.records import Artifact, Problem, Quantity, StepReport, UserError, content_hash
 from shoestring.stages import _distill_keep, _distill_teacher, forecasts
 from shoestring.stages._distill_teacher import TeacherTable
-from shoestring.stages.context import Answer, Context, Event, Events, Facts, Forecast, Journal, read_lines, write_lines
+from shoestring.stages.context import (
+    Answer,
+    Context,
+    Event,
+    Events,
+    Facts,
+    Forecast,
+    Journal,
+    read_lines,
+    write_json,
+    write_lines,
+)
 from shoestring.stages.prompts import from_row, plain
 
 if TYPE_CHECKING:
@@ -25,6 +38,7 @@ if TYPE_CHECKING:
     from shoestring.models.tokenizer import Tokenizer
 
 VERIFIED, KNOWN = 0.25, 0.05  # expected verified traces a problem and kept one: alone, beside a worked solution
+TRAINED = 0.6  # and a problem of a model that was trained on them
 CHECKED = 2000.0  # problems a second whose solutions are graded and tokenised; only the forecast reads these
 HINTED = (
     "{question}\n\nThe answer is {answer}. Explain step by step how one finds it, as if nobody had said it, "
@@ -39,7 +53,9 @@ class Config:
     the longest, or those least like one another.
 
     solutions: also keep the source's worked solution where it has one (checked by the grader like any trace).
-    teacher: who is asked, { url, model, key_env, price } or { model } or { recorded, model }; the model itself without it.
+    teacher: who is asked, { url, model, key_env, price } or { model } or { recorded, model }; the model itself without it, of
+    which "self" counts no answer that was sampled before it was trained. pool: so many problems of the pool are asked beside
+    those that curate chose, evenly over families; reinforcement learning may meet them again.
     rationalise: a problem without a right answer is asked once more with the answer given (STaR, Zelikman et al. 2022,
     section 3.3). self_filter: drop traces whose form is wrong (`_distill_keep`). concurrency: requests in flight at a server.
     """
@@ -49,15 +65,20 @@ class Config:
     solutions: bool = True
     max_new: int = 48
     temperature: float = 1.0
-    teacher: dict[str, Any] | None = None
+    teacher: dict[str, Any] | str | None = None
+    pool: int = 0
     prefer: Literal["short", "long", "diverse"] = "short"
     rationalise: bool = False
     self_filter: bool = False
     concurrency: int = 16
 
     def __post_init__(self) -> None:
-        if self.samples < 0 or self.keep < 0:
-            raise ValueError("samples and keep cannot be negative")
+        if self.samples < 0 or self.keep < 0 or self.pool < 0:
+            raise ValueError("samples, keep and pool cannot be negative")
+        if isinstance(self.teacher, str) and self.teacher != "self":
+            raise ValueError(f'teacher = {self.teacher!r}: "self" is the run\'s own model, another is a table, {{ model = … }}')
+        if self.teacher == "self" and not (self.samples and self.keep):
+            raise ValueError('teacher = "self" with samples = 0 or keep = 0 asks nothing: set both')
         if self.concurrency < 1 or self.max_new < 1:
             raise ValueError(f"concurrency = {self.concurrency} and max_new = {self.max_new} must be at least 1")
         table = self.table()
@@ -69,7 +90,12 @@ class Config:
             raise ValueError("keep = 0 or samples = 0 without solutions leaves no trace: set one")
 
     def table(self) -> TeacherTable | None:
-        return None if self.teacher is None else _distill_teacher.parse(self.teacher)
+        return None if self.teacher is None or isinstance(self.teacher, str) else _distill_teacher.parse(self.teacher)
+
+    @property
+    def anew(self) -> bool:
+        """Whether the newest weights answer everything, whatever was sampled before."""
+        return self.teacher == "self"
 
 
 def check(config: Config, base: str) -> None:
@@ -82,12 +108,16 @@ def check(config: Config, base: str) -> None:
 def forecast(config: Config, facts: Facts) -> Forecast:
     """Answers that curate recorded cost nothing more; what is missing of `samples` is sampled here."""
     sizes, rates = facts.sizes, facts.rates()
+    facts = replace(facts, problems=facts.problems + config.pool)
     worked = config.solutions and (sizes.answer > 0 or not facts.sampled)
     share = (1.0 if worked else 0.0) + config.keep * (KNOWN if worked else VERIFIED)
     check = facts.problems / CHECKED + 0.1
     measured = rates.basis == "measured"
     parts = [Quantity((0.5 if measured else 0.25) * check, check, (4 if measured else 8) * check, rates.basis)]
-    missing = max(0, config.samples - facts.sampled) if config.keep else 0
+    if config.anew and facts.trained:
+        share = (1.0 if worked else 0.0) + config.keep * TRAINED * (KNOWN / VERIFIED if worked else 1.0)
+    before = 0 if config.anew else facts.sampled
+    missing = max(0, config.samples - before) if config.keep else 0
     again = facts.problems * (1 - VERIFIED) if config.rationalise else 0.0
     table = config.table()
     if table is not None:
@@ -119,15 +149,18 @@ def run(config: Config, inputs: Mapping[str, Path], context: Context) -> Events:
     started = context.clock()
     tokenizer = Tokenizer(context.base)
     problems = [from_row(r) for r in read_lines(need(inputs, "problems", context.stage, "curate"))]
+    problems += _more(config, inputs, context, {p.id for p in problems})
     table = config.table()
     attempts: dict[str, list[dict[str, Any]]] = {}
-    if table is None and "samples-of-base" in inputs:
+    if table is None and not config.anew and "samples-of-base" in inputs:
         for r in read_lines(inputs["samples-of-base"]):
             if "problem_id" in r:
                 attempts.setdefault(r["problem_id"], []).append(r)
     short = [p for p in problems if len(attempts.get(p.id, [])) < config.samples]
     journal = Journal(context.folder / "attempts.jsonl")
     stopped, told, steps = False, {}, 1
+    yield _took(context, "opening", 1, started)
+    started = context.clock()
     if table is None and short and config.keep:
         yield from _attempt(config, context, short, attempts, journal, tokenizer)
         started = context.clock()  # what came before is in the reports of the attempts
@@ -138,7 +171,8 @@ def run(config: Config, inputs: Mapping[str, Path], context: Context) -> Events:
         stopped, told, steps = yield from _teach(config, table, context, problems, attempts, tokenizer)
         started = context.clock()
     by_id = {p.id: p for p in problems}
-    if config.self_filter or table is not None or config.rationalise:
+    looked = config.self_filter or config.anew or table is not None or config.rationalise
+    if looked:
         for id, rows_of in attempts.items():
             for r in rows_of:
                 p = by_id.get(id)
@@ -165,7 +199,7 @@ def run(config: Config, inputs: Mapping[str, Path], context: Context) -> Events:
         raise UserError("distill: no verified trace; allow solutions or more samples")
     tried = sum(not r.get("unanswered") for p in problems for r in attempts.get(p.id, []))
     meta = {"count": len(rows), "sampled": verified, "worked": worked, "attempts": tried, **told}
-    if config.self_filter or table is not None or config.rationalise:
+    if looked:
         kept = [by_id[r["problem_id"]] for r in rows if r["stop_reason"] != "recorded"]
         texts = [r["messages"][-1]["content"] for r in rows if r["stop_reason"] != "recorded"]
         right_again = [v.score == 1.0 for v in rewards.score_all(texts, kept)]
@@ -173,6 +207,37 @@ def run(config: Config, inputs: Mapping[str, Path], context: Context) -> Events:
         meta["invalid"] = _distill_keep.invalid(every, right_again)
     yield StepReport(context.stage, steps, steps, context.clock() - started, extra=meta)
     yield Artifact("traces", write_lines(context.run_dir / "traces" / f"{context.stage}.jsonl", rows), meta)
+    if looked and config.keep:
+        went = _distill_keep.funnel(
+            [r for p in problems for r in attempts.get(p.id, [])], verified, config.keep, config.prefer, config.self_filter
+        )
+        yield Artifact("rejected", write_json(context.folder / "funnel.json", went), {"stage": context.stage})
+
+
+def _took(context: Context, part: str, step: int, began: float) -> StepReport:
+    """Seconds of work beside the asking, so that they count as useful ones."""
+    return StepReport(f"{context.stage}.{part}", step, 2, context.clock() - began)
+
+
+def _more(config: Config, inputs: Mapping[str, Path], context: Context, chosen: set[str]) -> list[Problem]:
+    """Problems of the pool beside those that were chosen, evenly over families; a probe's stay unseen."""
+    from shoestring.stages import probing
+    from shoestring.stages.workbench import need, spread
+
+    if not config.pool:
+        return []
+    probe = {p.id for p in probing.held_out(inputs, context.stage)} if context.worth is not None else set()
+    rows = read_lines(need(inputs, "pool", context.stage, "curate"))
+    left = [from_row(r) for r in rows if r["id"] not in chosen and r["id"] not in probe]
+    each = -(-config.pool // max(1, len({p.domain for p in left})))
+    while len(found := spread(left, each, context.seed)) < min(config.pool, len(left)):
+        each *= 2  # some families are small: the others make up for it
+    rank, had = [], Counter[str]()
+    for p in found:
+        rank.append(had[p.domain])
+        had[p.domain] += 1
+    kept = sorted(range(len(found)), key=lambda i: (rank[i], i))[: config.pool]  # what is too much, of all families alike
+    return [found[i] for i in sorted(kept)]
 
 
 def _teach(
@@ -183,10 +248,12 @@ def _teach(
     from shoestring.generate.teacher import Cache, Question
     from shoestring.stages import _distill_ask as asking
 
+    began = context.clock()
     till = asking.Till(table.sku if table else "", context.stage, bool(table and context.priced(f"{table.sku}/cached")))
     teacher = _distill_teacher.open_teacher(table, config.concurrency, context, tokenizer, till.put)
     cache = Cache(context.folder / "replies.jsonl")
     same = table is None or _distill_teacher.same_tokens(teacher, tokenizer)
+    reasons: Counter[str] = Counter()
 
     def question(p: Problem, sample: int, messages: Sequence[dict[str, str]]) -> Question:
         seed = asking.seed_of(context.seed, p.id, sample, content_hash)
@@ -194,30 +261,36 @@ def _teach(
 
     def put(made: asking.Asking, whom: Sequence[Problem], rationalised: bool) -> None:
         order = sorted(made.replies)
-        graded = _graded(tokenizer, [(whom[i], made.replies[i]) for i in order], same, rationalised)
+        graded = _graded(tokenizer, [(whom[i], made.replies[i]) for i in order], same, rationalised, reasons)
         for i, row in zip(order, graded, strict=True):
             attempts.setdefault(whom[i].id, []).append(row)
 
     done, stopped = 0, False
+    yield _took(context, "opening", 2, began)
     if table is not None and config.samples:
         whom = [p for p in problems for _ in range(config.samples)]
         asked = [question(p, k, plain(p)) for p in problems for k in range(config.samples)]
         made = yield from asking.asked(teacher, asked, cache, till, context)
+        began = context.clock()
         put(made, whom, False)
+        yield _took(context, "grading", 1, began)
         done, stopped = len(asked), made.stopped
     if config.rationalise and not stopped:
         whom = [p for p in problems if not any(r["score"] == 1.0 for r in attempts.get(p.id, []))]
         asked = [question(p, 0, [{"role": "user", "content": HINTED.format(question=p.prompt, answer=p.answer)}]) for p in whom]
         made = yield from asking.asked(teacher, asked, cache, till, context, done)
+        began = context.clock()
         put(made, whom, True)
+        yield _took(context, "grading", 2, began)
         done, stopped = done + len(asked), made.stopped
-    return stopped, _distill_teacher.told(table, teacher, till, attempts), done + 1
+    return stopped, _distill_teacher.told(table, teacher, till, attempts) | {"verdicts": dict(reasons)}, done + 1
 
 
 def _graded(
-    tokenizer: Tokenizer, pairs: Sequence[tuple[Problem, Reply]], same: bool, rationalised: bool
+    tokenizer: Tokenizer, pairs: Sequence[tuple[Problem, Reply]], same: bool, rationalised: bool, reasons: Counter[str]
 ) -> list[dict[str, Any]]:
-    """Replies as attempts: graded by each problem's own grader, on the answer alone; what was cut off is not right."""
+    """Replies as attempts: graded by each problem's own grader, on the answer alone; what was cut off is not right. The
+    verdicts' reasons are counted into `reasons`."""
     from shoestring import rewards
 
     whole = [i for i, (_, r) in enumerate(pairs) if r.reason == "stop"]
@@ -225,6 +298,7 @@ def _graded(
         verdicts = rewards.score_all([pairs[i][1].text for i in whole], [pairs[i][0] for i in whole])
     except ValueError as e:
         raise UserError(f"distill: a problem cannot be graded: {e}") from None
+    reasons.update(rewards.tally(verdicts))
     scores = dict(zip(whole, (v.score for v in verdicts), strict=True))
     out = []
     for i, (p, reply) in enumerate(pairs):
@@ -292,6 +366,7 @@ def _attempt(
     chunks = _chunks(short)
     if all(f"{i}" in journal.chunks for i in range(len(chunks))):
         return
+    started: float | None = context.clock()  # the first chunk's seconds have the opening in them
     model, _ = open_model(context)
     engine, pace = Engine(model, 96), context.first(60.0)
     for i, chunk in enumerate(chunks):
@@ -299,7 +374,7 @@ def _attempt(
             continue
         if (yield context.intent(i, pace.upper(), "sampling")) == "stop":
             return
-        began = context.clock()
+        began, started = started if started is not None else context.clock(), None
         requests, problems = [], []
         for p in chunk:
             for k in range(len(attempts.get(p.id, [])), config.samples):
@@ -307,9 +382,10 @@ def _attempt(
                 stop = frozenset([tokenizer.end])
                 requests.append(Request(tokenizer.chat(plain(p)), config.max_new, config.temperature, seed, stop))
                 problems.append(p)
-        traces = sample(engine, requests, problems, tokenizer, context.model_name)
+        reasons: Counter[str] = Counter()
+        traces = sample(engine, requests, problems, tokenizer, context.model_name, reasons=reasons)
         journal.append(f"{i}", [trace_row(t) for t in traces])
         seconds = context.clock() - began
         pace.add(seconds)
         tokens = sum(len(t.tokens) for t in traces)
-        yield StepReport(context.stage, i + 1, len(chunks), seconds, tokens, tokens)
+        yield StepReport(context.stage, i + 1, len(chunks), seconds, tokens, tokens, extra={"verdicts": dict(reasons)})

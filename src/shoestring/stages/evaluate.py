@@ -1,21 +1,27 @@
-"""Score a model on unseen problems, on families it was not trained on, and on plain text. Greedy.
+"""Score a model on unseen problems, on families it was not trained on, and on plain text; and on named benchmarks.
 
 The base model is asked twice, plainly and after worked examples, and each answer is read twice (see `scoring`).
 Chunks that were graded are read back on resume. Where the money ends in the middle, what was graded is the score.
+Benchmarks (`benchmarks`: `_evaluate_bench`) may be sampled several times, given thinking budgets, asked at a server, and
+compared with another model or run; docs/eval.md has the whole.
 """
 
 from __future__ import annotations
 
 import contextlib
 import random
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import MISSING, Field, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from shoestring.data import benchmarks
 from shoestring.estimate.lengths import TURN, written
 from shoestring.estimate.rates import added
 from shoestring.records import Artifact, Problem, StepReport, UserError
+from shoestring.stages import _evaluate_asks as asking
+from shoestring.stages import _evaluate_results as results
 from shoestring.stages import forecasts, scoring
 from shoestring.stages.context import Context, Events, Facts, Forecast, Journal, Overrun, write_json, write_lines
 from shoestring.stages.sizes import drawn, of_sources
@@ -29,6 +35,13 @@ class Config:
 
     shots: worked examples for the base model's second asking (0: ask once); only an untrained model is asked twice.
     heldout: also measure the loss on the plain text that ships.
+
+    benchmarks: names of data/benchmarks, .toml files of one's own, or problem sources; data: name → file or hub id.
+    max_problems: so many of each at most (0: all). samples: answers a problem, at temperature and top_p (0: greedy); pass_at:
+    the k of pass@k and majority@k (none: 1 and samples). thinking: budgets of thinking tokens, each with `waits` ends taken
+    back and `answer` tokens for the answer; parallel: free samples beside them for majority votes and rejection sampling.
+    endpoint: ask this server (endpoint_model, endpoint_key_env; endpoint_price: catalogue/model, or "machine" for a server on
+    this machine), `concurrency` requests in flight. compare: another model, which is asked too, or a run's folder.
     """
 
     sources: list[str] = field(default_factory=list)
@@ -38,12 +51,99 @@ class Config:
     shots: int = 4
     max_new: int = 64
     heldout: bool = True
+    benchmarks: list[str] = field(default_factory=list)
+    data: dict[str, str] = field(default_factory=dict)
+    max_problems: int = 0
+    samples: int = 1
+    temperature: float = 0.0
+    top_p: float = 1.0
+    pass_at: list[int] = field(default_factory=list)
+    thinking: list[int] = field(default_factory=list)
+    waits: int = 0
+    answer: int = 64
+    parallel: int = 8
+    endpoint: str = ""
+    endpoint_model: str = ""
+    endpoint_key_env: str = ""
+    endpoint_price: str = ""
+    concurrency: int = 16
+    compare: str = ""
 
     def __post_init__(self) -> None:
-        if not self.sources:
-            raise ValueError("sources is empty: name at least one, such as 'bundled:chain_sum'")
+        if not self.sources and not self.benchmarks:
+            raise ValueError("sources is empty: name at least one, such as 'bundled:chain_sum', or benchmarks")
         if self.per_family < 1 or self.max_new < 1 or self.shots < 0:
             raise ValueError("per_family and max_new must be above zero, shots not below")
+        if not self.benchmarks:
+            given = [f.name for f in fields(self) if f.name in OF_BENCHMARKS and getattr(self, f.name) != _default(f)]
+            if given:
+                raise ValueError(f"{given[0]} is for benchmarks, and none is named")
+            return
+        self._check_sampling()
+        self._check_thinking()
+        if self.untrained and not self.sources:
+            raise ValueError("untrained is read beside sources: name the families among the benchmarks")
+        if unknown := sorted(set(self.data) - set(self.benchmarks)):
+            raise ValueError(f"data names {unknown[0]!r}, which is not among the benchmarks")
+        if len(set(self.benchmarks)) < len(self.benchmarks):
+            raise ValueError("benchmarks names one twice")
+        try:
+            for name in self.benchmarks:
+                if re.fullmatch(r"[\w-]+", name):  # a path is looked for when the plan is made
+                    benchmarks.get(name)
+        except UserError as e:
+            raise ValueError(f"benchmarks: {e}") from None
+
+    def _check_sampling(self) -> None:
+        if self.samples < 1 or self.max_problems < 0 or self.concurrency < 1:
+            raise ValueError("samples and concurrency must be at least 1, max_problems not below 0")
+        if self.temperature < 0 or not 0 < self.top_p <= 1:
+            raise ValueError(f"temperature = {self.temperature} must be 0 or more, top_p = {self.top_p} in (0, 1]")
+        if self.samples > 1 and not self.temperature:
+            raise ValueError(f"samples = {self.samples} at temperature 0 are all the same: set a temperature, such as 0.7")
+        if self.top_p < 1 and not self.temperature and not (self.thinking and self.parallel):
+            raise ValueError(f"top_p = {self.top_p} at temperature 0 changes nothing: set a temperature, such as 0.7")
+        if any(not 1 <= k <= self.samples for k in self.pass_at):
+            raise ValueError(f"pass_at = {self.pass_at}: each must be from 1 to samples = {self.samples}")
+
+    def _check_thinking(self) -> None:
+        if any(b < 1 for b in self.thinking) or sorted(set(self.thinking)) != self.thinking:
+            raise ValueError(f"thinking = {self.thinking} must be budgets above zero, each larger than the one before")
+        if self.waits < 0 or self.answer < 1 or self.parallel < 0:
+            raise ValueError("waits and parallel must not be below 0, answer at least 1")
+        given = [f.name for f in fields(self) if f.name in OF_THINKING and getattr(self, f.name) != _default(f)]
+        if given and not self.thinking:
+            raise ValueError(f"{given[0]} is for thinking under a budget: set thinking too")
+        if not self.endpoint:
+            if self.concurrency != type(self).concurrency:
+                raise ValueError("concurrency is of requests to an endpoint: our engine decodes all at once")
+            if self.endpoint_model or self.endpoint_key_env or self.endpoint_price:
+                raise ValueError("endpoint_model, endpoint_key_env and endpoint_price belong to an endpoint")
+            return
+        table = asking.endpoint_table(self)
+        if self.thinking and table is not None and table.sku:
+            raise ValueError("thinking at an endpoint is forced in rounds that each pay for the prompt: only a server on this "
+                             'machine (endpoint_price = "machine") is asked so')  # fmt: skip
+        if self.compare and asking.compared_run(self.compare) is None:
+            raise ValueError("compare with an endpoint takes a run's folder; a second model is evaluated by a run of its own")
+
+
+OF_BENCHMARKS = {
+    "data", "max_problems", "samples", "temperature", "top_p", "pass_at", "thinking", "waits", "answer", "parallel", "endpoint",
+    "endpoint_model", "endpoint_key_env", "endpoint_price", "concurrency", "compare",
+}  # fmt: skip
+
+OF_THINKING = {"waits", "answer", "parallel"}
+
+
+def _default(f: Field[Any]) -> Any:
+    return f.default if f.default is not MISSING else f.default_factory()  # pyright: ignore[reportCallIssue]
+
+
+def check(config: Config, base: str) -> None:
+    """UserError, before anything is spent, for benchmarks that cannot be asked. `base` is not asked for anything."""
+    if config.benchmarks:
+        asking.check(config)
 
 
 def _count(config: Config, trained: bool) -> tuple[int, int]:
@@ -55,6 +155,13 @@ def _count(config: Config, trained: bool) -> tuple[int, int]:
 
 def forecast(config: Config, facts: Facts) -> Forecast:
     """Greedy answers, 96 at a time; worked examples are computed once a family and chunk, what neighbours share once."""
+    if not config.benchmarks:
+        return _of_sources(config, facts)
+    made = asking.stage_forecast(config, facts)
+    return asking.together(_of_sources(config, facts), made) if config.sources else made
+
+
+def _of_sources(config: Config, facts: Facts) -> Forecast:
     found = of_sources(tuple(config.sources), "test")
     sizes = replace(found, answer=found.answer or facts.sizes.answer) if found else facts.sizes
     facts = replace(facts, sizes=sizes)
@@ -107,6 +214,29 @@ def questions(config: Config, seed: int, base: bool) -> list[_Ask]:
 
 
 def run(config: Config, inputs: Mapping[str, Path], context: Context) -> Events:
+    if config.sources:
+        yield from _unseen(config, context)
+    if config.benchmarks:
+        from shoestring.stages import _evaluate_bench
+
+        yield from _evaluate_bench.run(config, context)
+        folder = context.run_dir / "verdicts"
+        if (context.run_dir / asking.FOLDER).is_dir():
+            yield from _tables(context, scoring.read(folder) if folder.is_dir() else [])
+
+
+def _tables(context: Context, measured: list[scoring.Measured]) -> Events:
+    """scores.json, gains.json and samples.json, of everything that was measured so far."""
+    rows, gains = results.scores(context.run_dir / asking.FOLDER)
+    tables = {
+        "scores": scoring.scores(measured) + rows, "gains": scoring.gains(measured) + gains,
+        "samples": scoring.samples(measured),
+    }  # fmt: skip
+    for kind, made in tables.items():
+        yield Artifact(kind, write_json(context.run_dir / f"{kind}.json", made))
+
+
+def _unseen(config: Config, context: Context) -> Events:
     from shoestring import rewards
     from shoestring.generate.engine import Engine, Request
     from shoestring.models.tokenizer import Tokenizer
@@ -178,10 +308,7 @@ def run(config: Config, inputs: Mapping[str, Path], context: Context) -> Events:
     ordered = sorted(journal.rows(), key=lambda r: r["at"])
     place = context.position
     write_lines(verdicts / f"{place:02d}-{context.model_name}.jsonl", [head, *ordered])
-    measured = scoring.read(verdicts)
-    yield Artifact("scores", write_json(context.run_dir / "scores.json", scoring.scores(measured)))
-    yield Artifact("gains", write_json(context.run_dir / "gains.json", scoring.gains(measured)))
-    yield Artifact("samples", write_json(context.run_dir / "samples.json", scoring.samples(measured)))
+    yield from _tables(context, scoring.read(verdicts))
 
 
 def plain_text_loss(model: Any, tokenizer: Any, window: int = 512) -> tuple[float, int]:

@@ -266,14 +266,11 @@ def run(config: Config, inputs: Mapping[str, Path], context: Context) -> Events:
         return
     pace = context.first(min(60.0, planned + 3))
     while trainer.step < total:
-        if probe is not None and (said := (yield from probe.look(trainer, tokenizer))) != "go":
-            if said == "enough":
-                break
-            yield trainer.stop()
+        said = yield from probing.before_step(context, trainer, tokenizer, probe, pace)
+        if said == "stop":
             return
-        if (yield context.intent(trainer.step + 1, pace.upper())) == "stop":
-            yield trainer.stop()
-            return
+        if said == "enough":
+            break
         began = context.clock()
         if engine is not None:
             engine.refresh()

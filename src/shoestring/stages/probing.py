@@ -6,12 +6,13 @@ The probe's problems come from the pool that no earlier stage trained on, the sa
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from shoestring.records import Problem, StepReport, UserError
-from shoestring.stages.context import Context, Events, Journal, read_lines
+from shoestring.stages.context import Context, Events, Journal, Pace, read_lines
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -61,6 +62,24 @@ def of(context: Context, inputs: Mapping[str, Path], total: int, max_new: int = 
     return None if context.worth is None else Probe(context, held_out(inputs, context.stage), total, max_new)
 
 
+def before_step(
+    context: Context, trainer: Trainer, tokenizer: Tokenizer, probe: Probe | None, pace: Pace,
+    closing: Callable[[], object] = lambda: None,
+) -> Generator[Any, Any, Said]:  # fmt: skip
+    """What every stage that trains does ahead of a step: the probe, if it is time, and the step's intent.
+
+    "go": train. "enough": training has stopped paying, finish. "stop": the money is out; `closing` was called and the last
+    checkpoint is on disk, so the stage only returns.
+    """
+    said: Said = "go" if probe is None else (yield from probe.look(trainer, tokenizer))
+    if said == "go" and (yield context.intent(trainer.step + 1, pace.upper())) == "stop":
+        said = "stop"
+    if said == "stop":
+        closing()
+        yield trainer.stop()
+    return said
+
+
 class Probe:
     """`look` at the start of a stage and at every interval of its `total` steps."""
 
@@ -92,7 +111,8 @@ class Probe:
         began = context.clock()
         stop = frozenset([tokenizer.end])
         requests = [Request(tokenizer.chat(plain(p)), self.max_new, stop=stop) for p in self.problems]
-        traces = sample(Engine(trainer.model, SLOTS), requests, self.problems, tokenizer, context.stage)
+        reasons: Counter[str] = Counter()
+        traces = sample(Engine(trainer.model, SLOTS), requests, self.problems, tokenizer, context.stage, reasons=reasons)
         right = [int(t.score == 1.0) for t in traces]
         seconds = context.clock() - began
         self.pace.add(seconds)
@@ -102,7 +122,7 @@ class Probe:
         tokens = sum(len(t.tokens) for t in traces)
         yield StepReport(
             f"{context.stage}.probe", len(self.journal.chunks), LOOKS, seconds, tokens, tokens,
-            reward=sum(right) / len(right), extra=self.told(step),
+            reward=sum(right) / len(right), extra=self.told(step) | {"verdicts": dict(reasons)},
         )  # fmt: skip
 
     def _evaluations(self, step: int) -> list[Evaluation]:
@@ -141,5 +161,3 @@ class Probe:
             "since_step": v.since, "gain_points": round(v.gain, 3), "low_points": round(v.low, 3), "usd_since": v.usd,
             "pays": v.pays, "early_stop": v.stop, "notice": notice,
         }  # fmt: skip
-
-

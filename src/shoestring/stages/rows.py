@@ -21,7 +21,8 @@ class Epochs(Protocol):
 
 
 def steps_of(config: Epochs, traces: int) -> int:
-    return max(1, round(config.epochs * traces / config.batch))
+    """`steps` of a configuration that has them and says so, else what the epochs come to."""
+    return getattr(config, "steps", 0) or max(1, round(config.epochs * traces / config.batch))
 
 
 def batches_of(config: Epochs, seed: int, lengths: Sequence[int], given: bool = False) -> list[list[int]]:

@@ -7,7 +7,7 @@ trained tokens, however they are packed. The longest step comes first: what does
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -22,14 +22,17 @@ from shoestring.stages.trainer import Trainer, TrainerConfig
 
 @dataclass(frozen=True)
 class Config(TrainerConfig):
-    """epochs over the traces, `batch` traces a step.
+    """epochs over the traces, `batch` traces a step; steps: so many optimiser steps, in place of epochs (0: by epochs).
 
     lr peaks after a `warmup` share of the steps. beta1, beta2 and weight_decay are AdamW's. order: "given" takes the traces
-    of the first epoch as they stand (with curate's order = "easy-first" a curriculum), later epochs shuffled. The keys of
+    of the first epoch as they stand (with curate's order = "easy-first" a curriculum), later epochs shuffled. start: "base"
+    begins from the base model's weights and not from the latest ones (DeepSeek-R1, section 2.3.3, trains anew on what it has
+    sampled), "random" from weights drawn anew by the seed: what is left of a gain without the base's own training. The keys of
     every stage that trains (`TrainerConfig`) belong to it too.
     """
 
     epochs: float = 2.0
+    steps: int = 0
     batch: int = 32
     lr: float = 3e-4
     warmup: float = 0.05
@@ -37,6 +40,7 @@ class Config(TrainerConfig):
     beta1: float = 0.9
     beta2: float = 0.95
     order: Literal["shuffled", "given"] = "shuffled"
+    start: Literal["latest", "base", "random"] = "latest"
 
     def __post_init__(self) -> None:
         for key in ("epochs", "batch", "lr", "rows"):
@@ -46,6 +50,12 @@ class Config(TrainerConfig):
             raise ValueError(f"warmup = {self.warmup} is a share of the steps, from 0 to below 1")
         if self.order not in ("shuffled", "given"):
             raise ValueError(f"order = {self.order!r} must be 'shuffled' or 'given'")
+        if self.start not in ("latest", "base", "random"):
+            raise ValueError(f"start = {self.start!r} must be 'latest', 'base' or 'random'")
+        if self.start == "random" and self.lora:
+            raise ValueError("start = 'random' with lora: an adapter on random weights has nothing to adapt; leave lora out")
+        if self.steps < 0:
+            raise ValueError(f"steps = {self.steps} cannot be below zero; 0 goes by epochs")
         self.check()
 
 
@@ -73,6 +83,8 @@ def forecast(config: Config, facts: Facts) -> Forecast:
 def run(config: Config, inputs: Mapping[str, Path], context: Context) -> Events:
     from shoestring.stages.workbench import need
 
+    if config.start != "latest":
+        context = replace(context, weights=None, random=config.start == "random")
     rows = read_lines(need(inputs, "traces", context.stage, "distill"))
     if not rows:
         raise UserError(f"stage {context.stage!r}: no traces to train on")
@@ -91,14 +103,11 @@ def run(config: Config, inputs: Mapping[str, Path], context: Context) -> Events:
     )  # fmt: skip
     pace = context.first(min(45.0, 3 * context.planned_seconds / total + 3))
     while trainer.step < total:
-        if probe is not None and (said := (yield from probe.look(trainer, tokenizer))) != "go":
-            if said == "enough":
-                break
-            yield trainer.stop()
+        said = yield from probing.before_step(context, trainer, tokenizer, probe, pace)
+        if said == "stop":
             return
-        if (yield context.intent(trainer.step + 1, pace.upper())) == "stop":
-            yield trainer.stop()
-            return
+        if said == "enough":
+            break
         began = context.clock()
         chosen = [data[i] for i in batches[trainer.step]]
         result, norm = trainer.update(chosen)

@@ -36,8 +36,9 @@ def sample(source: str, split: str) -> tuple[tuple[str, str], ...]:
 def _file(source: str) -> tuple[Path | None, dict[str, str]]:
     prefix, colon, rest = source.partition(":")
     if colon and prefix == "bundled":
-        path = Path(__file__).parents[1] / "data" / "problems" / f"{rest}.jsonl.gz"
-        return path, {}
+        from shoestring.data.sources import bundled
+
+        return bundled.pools().get(rest, bundled.folder() / f"{rest}.jsonl.gz"), {}
     name, _, query = source.partition("?")
     path = Path(name).expanduser()
     if not name.endswith((".jsonl", ".jsonl.gz", ".json.gz")) or not path.is_file():

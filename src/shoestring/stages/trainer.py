@@ -9,7 +9,7 @@ import gc
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from shoestring.estimate import adapters
 from shoestring.estimate.flops import ModelShape, training_flops
@@ -18,11 +18,11 @@ from shoestring.records import Checkpoint, Example, UserError
 from shoestring.stages.context import Context, Pace
 
 if TYPE_CHECKING:
-    from shoestring.train.distillation import Teaching
-    from shoestring.train.step import Clip, StepResult
+    from shoestring.train.step import Objective, StepResult
 
 
 ALL_LINEAR = "all-linear"
+BESIDE = ("reference/", "critic/")  # what a checkpoint keeps for others than the trained model's own optimiser
 ADAPTER_KEYS = ("lora_alpha", "lora_targets", "rslora", "quantise")  # which mean nothing without `lora`
 
 
@@ -134,10 +134,18 @@ class TrainerConfig:
         return adapters.adapter_training_flops(shape, lengths, self.lora, self.targets(), head_tokens)
 
 
+class Beside(Protocol):
+    """What is saved and restored with the model: a reference policy, a critic's optimiser."""
+
+    def tensors(self) -> dict[str, Any]: ...
+    def restore(self, tensors: Mapping[str, Any]) -> None: ...
+
+
 class Trainer:
     """A model in training: open it, `update` step by step, `save` when `due`, `finish`.
 
-    step: steps done. rows: packed rows a micro-batch; halved for good when a step ran out of memory.
+    step: steps done; a step of several `descend`s counts once. rows: packed rows a micro-batch; halved for good when a step
+    ran out of memory.
     """
 
     def __init__(
@@ -165,27 +173,48 @@ class Trainer:
         self.model, masters = open_trainable(context, adapter_config(config), config.quantise == "nf4")
         self.model.wrap = wrapper(memory.recompute)  # pyright: ignore[reportArgumentType]
         self.optimiser = make(config.optimiser, self.model, lr, betas=betas, weight_decay=weight_decay, masters=masters)
-        latest = self.saves.latest()
+        self._beside: dict[str, Beside] = {}
+        self._latest = latest = self.saves.latest()
         if latest is not None:
-            self.optimiser.restore(resumable(read_tensors(latest.path)))
+            found = {k: t for k, t in read_tensors(latest.path).items() if not k.startswith(BESIDE)}
+            self.optimiser.restore(resumable(found))
             self.step = latest.step
             self.rows = read_manifest(latest.path)["state"].get("rows", config.rows)
         self._news = _memory_news(memory)
         self._unproved = bool(config.lora)  # whether an update is still to show that the adapters move
         self._saved_at = context.clock()
 
-    def update(self, data: Sequence[Example], clip: Clip | Teaching | None = None) -> tuple[StepResult, float]:
-        """One optimiser step on `data` at the schedule's rate: (what was computed, the gradient's norm)."""
+    def join(self, name: str, beside: Beside) -> None:
+        """Save and restore `beside` with the model, under `name` (one of BESIDE); restored at once where there is a state."""
+        from shoestring.train.checkpoints import read_tensors
+
+        self._beside[name] = beside
+        if self._latest is not None:
+            prefix = f"{name}/"
+            beside.restore({k.removeprefix(prefix): t for k, t in read_tensors(self._latest.path, prefix).items()})
+
+    def factor(self) -> float:
+        """The schedule's share of the learning rate in the step that is ahead."""
         from shoestring.train.schedules import rate
 
-        result = self._accumulate(data, clip)
-        if result is None:
-            result = self._with_less(data, clip)
         config = self.config
-        factor = rate(config.schedule, self.step, self.total, self.warmup, config.decay, config.floor)
+        return rate(config.schedule, self.step, self.total, self.warmup, config.decay, config.floor)
+
+    def update(self, data: Sequence[Example], objective: Objective | None = None) -> tuple[StepResult, float]:
+        """One step on `data` at the schedule's rate: (what was computed, the gradient's norm)."""
+        done = self.descend(data, objective)
+        self.step += 1
+        return done
+
+    def descend(self, data: Sequence[Example], objective: Objective | None = None) -> tuple[StepResult, float]:
+        """One optimiser step of those that make a step; the step is not counted."""
+        result = self._accumulate(data, objective)
+        if result is None:
+            result = self._with_less(data, objective)
+        factor = self.factor()
         before = self._before_first(factor)
         try:
-            norm = self.optimiser.step(factor, config.max_norm)
+            norm = self.optimiser.step(factor, self.config.max_norm)
         except (MemoryError, RuntimeError) as e:
             if not out_of_memory(e):
                 raise
@@ -193,7 +222,6 @@ class Trainer:
                 f"stage {self.context.stage!r}: out of memory for the optimiser's state; "
                 'set optimiser = "adamw8bit", take a smaller model or free memory'
             ) from None
-        self.step += 1
         if before is not None:
             from shoestring.models import lora
 
@@ -218,19 +246,19 @@ class Trainer:
         self.step += 1
         return StepResult(), None
 
-    def _accumulate(self, data: Sequence[Example], clip: Clip | Teaching | None) -> StepResult | None:
+    def _accumulate(self, data: Sequence[Example], objective: Objective | None) -> StepResult | None:
         """Forward and backward; None where the memory ran out."""
         from shoestring.data import packing
         from shoestring.train import step
 
         try:
-            return step.accumulate(self.model, packing.pack(data, self.rows), clip)
+            return step.accumulate(self.model, packing.pack(data, self.rows), objective)
         except (MemoryError, RuntimeError) as e:
             if not out_of_memory(e):
                 raise
         return None  # out here the error is gone, and with it the frames that held the step's tensors
 
-    def _with_less(self, data: Sequence[Example], clip: Clip | Teaching | None) -> StepResult:
+    def _with_less(self, data: Sequence[Example], objective: Objective | None) -> StepResult:
         """The step once more at half the rows, from clean gradients. UserError if that is still too much."""
         before, self.rows = self.rows, max(1, self.rows // 2)
         self.optimiser.zero()
@@ -239,7 +267,7 @@ class Trainer:
             import torch
 
             torch.cuda.empty_cache()  # pieces of the failed step's sizes are of no use to the smaller one
-        result = self._accumulate(data, clip)
+        result = self._accumulate(data, objective)
         if result is None:
             self.optimiser.zero()
             longest = max(len(e.tokens) for e in data)
@@ -272,6 +300,8 @@ class Trainer:
             if final or readable:
                 wide = self.config.quantise == "none"
                 tensors |= merged(self.context, self.model, self.optimiser.masters, wide)
+        if not final:  # a finished stage is not gone on from
+            tensors |= {f"{name}/{k}": t for name, b in self._beside.items() for k, t in b.tensors().items()}
         made = self.saves.save(self.context.stage, self.step, tensors, state, final=final)
         self._saved_at = self.context.clock()
         return made

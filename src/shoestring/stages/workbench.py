@@ -28,9 +28,9 @@ def gradable(problem: Problem) -> None:
     rewards.get(problem.grader).check(problem)
 
 
-def load_problems(specs: Sequence[str], split: str | None) -> list[Problem]:
-    """The problems of several sources in order, every gold answer checked."""
-    return [p for spec in specs for p in sources.load(spec, split, gradable)]  # pyright: ignore[reportArgumentType]
+def load_problems(specs: Sequence[str], split: str | None, lost: list[str] | None = None) -> list[Problem]:
+    """The problems of several sources in order, every gold answer checked; `lost` gets what is wrong with those left out."""
+    return [p for spec in specs for p in sources.load(spec, split, gradable, lost)]  # pyright: ignore[reportArgumentType]
 
 
 def spread(problems: Sequence[Problem], per_family: int, seed: int) -> list[Problem]:
@@ -87,8 +87,22 @@ def open_trainable(
         assert masters is not None
         return model, masters
     model = folder.load(context.base, torch.float32, device.choose())
+    if context.random:
+        reinitialise(model, context.seed)
     masters = {n: p.detach() for n, p in model.named_parameters()}
     return model.to(torch.bfloat16), masters  # the cast gives the model new tensors; the masters keep the wide ones
+
+
+def reinitialise(model: Decoder, seed: int) -> None:
+    """Draw every matrix anew, as a model is before its training: normal with deviation 0.02 (GPT-2's and Llama's), gains of
+    norms 1, biases 0."""
+    import torch
+
+    model.randomise(seed)
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            if p.ndim == 1:
+                p.fill_(1.0 if name.endswith("norm") else 0.0)
 
 
 def adapter_config(config: TrainerConfig) -> LoraConfig | None:
@@ -166,9 +180,9 @@ def sample(
         reasons.update(rewards.tally(verdicts))
     return [
         Trace(
-            problem_id=problem.id, prompt_tokens=request.prompt, tokens=d.tokens, sampled=(True,) * len(d.tokens),
-            logprobs=d.logprobs, stop_reason="length" if d.reason == "length" else "stop", model=model, text=text,
-            score=verdict.score,
+            problem_id=problem.id, prompt_tokens=request.prompt, tokens=d.tokens, sampled=d.sampled or (True,) * len(d.tokens),
+            logprobs=tuple(x * s for x, s in zip(d.logprobs, d.sampled, strict=True)) if d.sampled else d.logprobs,
+            stop_reason="length" if d.reason == "length" else "stop", model=model, text=text, score=verdict.score,
         )
         for request, problem, d, text, verdict in zip(requests, problems, done, texts, verdicts, strict=True)
     ]  # fmt: skip

@@ -131,30 +131,3 @@ def linear_logprobs(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """log softmax(hidden @ weight.T / temperature)[target] [M] fp32 (differentiable) and the entropy [M] (not)."""
     return _LinearLogprobs.apply(hidden, weight, target, temperature)  # pyright: ignore[reportReturnType]
-
-
-def policy_loss(
-    logprob: torch.Tensor,
-    behaviour: torch.Tensor,
-    advantage: torch.Tensor,
-    coefficient: torch.Tensor,
-    clip_low: float,
-    clip_high: float,
-) -> tuple[torch.Tensor, dict[str, float]]:
-    """The clipped surrogate of PPO as GRPO uses it (Shao et al. 2024, eq. 3), one value for the pack.
-
-    All [M] fp32: logprob of the policy, behaviour's log-probability, advantage, coefficient (weights already divided
-    by their global sum). sum(coefficient * -min(r A, clip(r, 1 - clip_low, 1 + clip_high) A)), r = exp(logprob -
-    behaviour). The measures: share of tokens clipped, share with r outside [0.9, 1.1].
-    """
-    ratio = (logprob - behaviour).exp()
-    clipped = ratio.clamp(1 - clip_low, 1 + clip_high)
-    loss = -(torch.minimum(ratio * advantage, clipped * advantage) * coefficient).sum()
-    with torch.no_grad():
-        bound = ((ratio < 1 - clip_low) & (advantage < 0)) | ((ratio > 1 + clip_high) & (advantage > 0))
-        n = max(1, ratio.numel())
-        measures = {
-            "clip_fraction": float(bound.sum()) / n,
-            "ratio_outside": float(((ratio < 0.9) | (ratio > 1.1)).sum()) / n,
-        }
-    return loss, measures

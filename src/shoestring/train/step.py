@@ -4,22 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
 from shoestring.records import Batch
-from shoestring.train.distillation import Teaching
-from shoestring.train.losses import linear_cross_entropy, linear_logprobs, policy_loss
+from shoestring.train.losses import linear_cross_entropy
 
 
-@dataclass(frozen=True)
-class Clip:
-    """The policy loss's settings; without one the loss is cross-entropy. temperature is the rollout's."""
+class Objective(Protocol):
+    """What a step minimises where it is not cross-entropy: `policy.Policy`, `distillation.Teaching`."""
 
-    low: float = 0.2
-    high: float = 0.28
-    temperature: float = 1.0
+    def loss(
+        self, batch: Batch, picked: torch.Tensor, weight: torch.Tensor, coefficient: torch.Tensor
+    ) -> tuple[torch.Tensor, dict[str, float]]: ...
 
 
 @dataclass
@@ -32,10 +30,10 @@ class StepResult:
     measures: dict[str, float] = field(default_factory=dict)
 
 
-def accumulate(model: Any, batches: Sequence[Batch], clip: Clip | Teaching | None = None) -> StepResult:
+def accumulate(model: Any, batches: Sequence[Batch], objective: Objective | None = None) -> StepResult:
     """Forward and backward over the micro-batches of one step; gradients go where the parameters' hooks send them.
 
-    clip: the policy loss's settings or a teacher to come close to; without one the loss is cross-entropy.
+    objective: a policy loss or a teacher to come close to; without one the loss is cross-entropy.
     The loss is normalised by the weight sum of the whole step, so any split into micro-batches gives one gradient.
     """
     device = model.output_weight.device
@@ -50,18 +48,12 @@ def accumulate(model: Any, batches: Sequence[Batch], clip: Clip | Teaching | Non
             continue
         hidden = model.hidden(there(b.tokens), there(b.positions), b.documents)
         picked = hidden.index_select(0, there(b.source))
-        target = there(b.target)
         coefficient = there(b.weight) / b.weight_sum
         measures: dict[str, float] = {}
-        if clip is None:
-            loss = linear_cross_entropy(picked, model.output_weight, target, coefficient)
-        elif isinstance(clip, Teaching):
-            loss, measures = clip.loss(b, picked, model.output_weight, coefficient)
+        if objective is None:
+            loss = linear_cross_entropy(picked, model.output_weight, there(b.target), coefficient)
         else:
-            logprob, entropy = linear_logprobs(picked, model.output_weight, target, clip.temperature)
-            behaviour, advantage = there(b.logprob), there(b.advantage)
-            loss, measures = policy_loss(logprob, behaviour, advantage, coefficient, clip.low, clip.high)
-            measures["entropy"] = float(entropy.mean())
+            loss, measures = objective.loss(b, picked, model.output_weight, coefficient)
         for k, v in measures.items():
             weighted[k] = weighted.get(k, 0.0) + v * len(b.target)
         loss.backward()

@@ -164,3 +164,25 @@ def test_rent_from_the_book(capsys: pytest.CaptureFixture[str], tmp_path: Path) 
 )
 def test_refusals(args: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert said in refused(capsys, *args)
+
+
+def test_a_recipe_that_asks_benchmarks_only(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Its questions are measured like any others; without their data one line says what to give."""
+    (tmp_path / "sums.jsonl").write_text(
+        "".join(json.dumps({"question": f"What is {i} and {i}?", "answer": f"{i} and {i} are #### {2 * i}"}) + "\n" for i in range(20))
+    )
+    text = """name = "b"
+budget = "1 USD"
+rate = "0.1 USD/hour"
+base = "smollm2-135m-instruct"
+[[stage]]
+use = "evaluate"
+benchmarks = ["gsm8k"]
+data = { gsm8k = "%s" }
+"""
+    (tmp_path / "r.toml").write_text(text % (tmp_path / "sums.jsonl"))
+    made = data(capsys, str(tmp_path / "r.toml"), "--queries", "1000/month", *MODEL)
+    by = {a["key"]: a for a in made["assumptions"]}
+    assert Decimal(by["tokens_in"]["mid"]) > 10 and "20 test problems" in by["tokens_in"]["note"]
+    (tmp_path / "r.toml").write_text(text % (tmp_path / "none.jsonl"))
+    assert "none.jsonl" in refused(capsys, str(tmp_path / "r.toml"), "--queries", "1000/month", *MODEL)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 from pathlib import Path
 
 import pytest
@@ -61,3 +63,26 @@ def test_problems_are_graded(capsys: pytest.CaptureFixture[str], tmp_path: Path)
     name = write(tmp_path / "p.jsonl", {"prompt": "x", "answer": "two", "grader": "numeric"}, {"prompt": "x", "answer": "2", "grader": "nope"})
     assert cli.main(["data", "validate", name]) == 2
     assert capsys.readouterr().out.count("ungradable") == 3
+
+
+def test_augment(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """New numbers with the solver's answers, options with their letters; what cannot be made is counted, or refused."""
+    jsonschema = pytest.importorskip("jsonschema", reason="needs jsonschema: pip install 'shoestring[test]'")
+    schema = json.loads((Path(__file__).resolve().parents[3] / "docs" / "schemas" / "data-augment.schema.json").read_text())
+    out = tmp_path / "more.jsonl"
+    assert cli.main(["data", "augment", "bundled:lcm", "--out", str(out), "--count", "2", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    jsonschema.validate(told, schema)
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert len(rows) == told["made"] > 0 and all(r["source"].endswith("perturbed") and r["licence"] == "Apache-2.0" for r in rows)
+    for r in rows[:20]:
+        a, b = map(int, re.findall(r"\d+", r["prompt"])[-2:])
+        assert int(r["answer"]) == math.lcm(a, b)
+    choices = write(tmp_path / "c.jsonl", {"prompt": "Which is even?\nA) 3\nB) 4\nC) 5", "answer": "B", "grader": "choice"}, {"prompt": "1+1", "answer": "2"})
+    assert cli.main(["data", "augment", choices, "--how", "shuffle", "--out", str(tmp_path / "s.jsonl")]) == 0
+    assert "left out: 1 (no options A, B, C …)" in capsys.readouterr().out
+    [row] = map(json.loads, (tmp_path / "s.jsonl").read_text().splitlines())
+    assert f"{row['answer']}) 4" in row["prompt"]
+    for more, said in ((["--out", str(out)], "exists"), (["--out", str(tmp_path / "n"), "--how", "shuffle"], "not one new problem"), (["--out", str(tmp_path / "n"), "--count", "0"], "--count 0")):
+        assert cli.main(["data", "augment", "bundled:lcm", *more]) == 2
+        assert said in capsys.readouterr().err

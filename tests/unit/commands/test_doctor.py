@@ -36,7 +36,7 @@ def measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Profile:
 
 
 def test_json(measured: Profile, capsys: pytest.CaptureFixture[str]) -> None:
-    jsonschema = pytest.importorskip("jsonschema")
+    jsonschema = pytest.importorskip("jsonschema", reason="needs jsonschema: pip install 'shoestring[test]'")
     assert cli.main(["doctor", "--json"]) == 0
     data = json.loads(capsys.readouterr().out)
     schema = Path(__file__).resolve().parents[3] / "docs" / "schemas" / "doctor.schema.json"

@@ -11,35 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from stub_run import recipe_text
 
 from shoestring import cli
 from shoestring.cost.ledger import Ledger
 from shoestring.records import Usage
 
-jsonschema = pytest.importorskip("jsonschema")
+jsonschema = pytest.importorskip("jsonschema", reason="needs jsonschema: pip install 'shoestring[test]'")
 DOCS = Path(__file__).resolve().parents[3] / "docs" / "schemas"
 D = Decimal
 SKU = "this/machine-second"
-RECIPE = """name = "{name}"
-budget = "1 USD"
-machine = "this"
-rate = "3.6 USD/hour"
-base = "tiny-base"
-{more}
-[[stage]]
-use = "evaluate"
-name = "score-base"
-sources = ["bundled:chain_sum"]
-
-[[stage]]
-use = "sft"
-name = "sft"
-
-[[stage]]
-use = "evaluate"
-name = "score-sft"
-sources = ["bundled:chain_sum"]
-"""
+RECIPE = recipe_text("evaluate score-base", "sft", "evaluate score-sft", name="{name}", budget="1", rate="3.6", base="tiny-base",
+                     more="{more}")  # fmt: skip
 
 
 def quantity(x: float) -> dict[str, Any]:
@@ -276,3 +259,19 @@ def test_a_working_run_can_be_charged(runs: tuple[Path, Path], capsys: pytest.Ca
         ledger.post(Usage(SKU, 1.0, "second", "sft"))
         assert ledger.verify() == 8 and len(ledger.state.charges) == 1
     assert "charges" not in json.loads((runs[0] / "bill.json").read_text())
+
+
+def test_a_bill_says_what_a_thousand_answers_cost(runs: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    """The evaluation's tokens, seconds and price: 21 tokens each at 2.15 s / 100 tokens (the first step, which loads the
+    model, left out) at a tenth of a cent a second."""
+    rows = {r["model"]: r for r in data(capsys, "bill", runs[0])["runs"][0]["answers"]}
+    assert rows.keys() == {"base", "sft"} and rows["base"]["stage"] == "score-base"
+    base = rows["base"]["usd_per_1000"]
+    assert base["basis"] == "measured" and D(base["low"]) < D(base["mid"]) < D(base["high"])
+    assert D(base["mid"]) == D("0.4515") and rows["base"]["tokens_per_answer"] == 21
+    said = " ".join(call(capsys, "bill", runs[0]).split())
+    assert "A thousand answers like the evaluation's by base cost" in said and "21 tokens each, 47 tokens/s" in said
+    (runs[1] / "verdicts" / "02-sft.jsonl").unlink()
+    said = " ".join(call(capsys, "bill", *runs).split())
+    assert "A thousand answers by b/sft: no price, because the evaluation's answers were not kept." in said
+    assert "What answers cost" in call(capsys, "bill", runs[0], "--html")

@@ -24,7 +24,7 @@ USAGES = st.lists(
     st.builds(
         lambda sku, q, stage, outcome: Usage(sku, q, TOKEN if sku[0] == "t" else SECOND, stage, outcome=outcome),
         st.sampled_from(["x/machine-second", "teacher:c/m/in", "teacher:c/m/out"]),
-        st.floats(0, 1e7) | st.integers(0, 10**9),
+        st.just(0.0) | st.floats(1e-9, 1e7) | st.integers(0, 10**9),  # a clock ticks in nanoseconds
         st.sampled_from(["sft", "grpo", "distill"]),
         st.sampled_from(OUTCOMES),
     ),

@@ -98,7 +98,7 @@ def test_refusals() -> None:
 
 
 def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    jsonschema = pytest.importorskip("jsonschema")
+    jsonschema = pytest.importorskip("jsonschema", reason="needs jsonschema: pip install 'shoestring[test]'")
     rows, noisy = pool(0.05, {"a": 0.95, "b": 0.95, "c": 0.9}, n=300)
     path = tmp_path / "rows.jsonl"
     path.write_text("".join(json.dumps(r) + "\n" for r in rows))
@@ -117,7 +117,7 @@ def test_the_published_traces() -> None:
     """Reasoning Gym's own data: about 2% of the golds are contradicted by agreeing models (many are format, see the docs)."""
     path = ROOT.parent / "shared" / "data" / "rg_traces" / "pool.jsonl.gz"
     if not path.exists():
-        pytest.skip("the published traces are not beside the repository")
+        pytest.skip("the published traces are not in ../shared/data/rg_traces; rows with known errors are audited in the other tests")
     import gzip
 
     with gzip.open(path, "rt") as f:

@@ -24,7 +24,7 @@ LINES = {"jsonl": ["1", "2", "3"], "json": ["2", "6", "10"], "csv": ["2", "4", "
 def write(folder: Path, name: str) -> Path:
     path = folder / name
     if name.endswith(".parquet"):
-        pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+        pa, pq = pytest.importorskip("pyarrow", reason="needs pyarrow: pip install 'shoestring[data]'"), pytest.importorskip("pyarrow.parquet", reason="needs pyarrow: pip install 'shoestring[data]'")
         pq.write_table(pa.Table.from_pylist(ROWS), path)
         return path
     text = {
@@ -75,7 +75,7 @@ def test_files_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_a_torn_parquet(tmp_path: Path) -> None:
-    pytest.importorskip("pyarrow")
+    pytest.importorskip("pyarrow", reason="needs pyarrow: pip install 'shoestring[data]'")
     (tmp_path / "x.parquet").write_bytes(b"PAR1 and no more")
     with pytest.raises(UserError, match="x.parquet: cannot be read"):
         list(sources.rows(str(tmp_path / "x.parquet")))
@@ -136,7 +136,7 @@ class TestHub:
     @pytest.mark.slow
     def test_the_real_library_offline(self) -> None:
         """In a process of its own: the library reads HF_HUB_OFFLINE when it is imported."""
-        pytest.importorskip("datasets")
+        pytest.importorskip("datasets", reason="needs datasets: pip install 'shoestring[hub]'")
         code = (
             "from shoestring.data import sources\nfrom shoestring.records import UserError\n"
             "try: list(sources.rows('org/name-that-is-nowhere'))\nexcept UserError as e: print(e)"

@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-pytest.importorskip("numpy")
+pytest.importorskip("numpy", reason="needs numpy: pip install 'shoestring[train]'")
 
 from hypothesis import given, settings
 from hypothesis import strategies as st

@@ -20,7 +20,7 @@ from shoestring.data.pool import Settings, collect, curate_pool, engine, files, 
 from shoestring.records import UserError
 
 DAFT = importlib.util.find_spec("daft") is not None
-needs_daft = pytest.mark.skipif(not DAFT, reason="Daft is not installed")
+needs_daft = pytest.mark.skipif(not DAFT, reason="needs Daft: pip install 'shoestring[curate]'")
 STEPS = ("rows", "marks", "format", "duplicates", "near", "decontamination", "quality", "problems")
 
 
@@ -196,8 +196,15 @@ def test_a_hub_id_is_streamed_with_its_licence(tmp_path: Path, monkeypatch: pyte
 
 @pytest.mark.slow
 @needs_daft
+def test_ray_asked_for_and_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DAFT_RUNNER", "ray")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"DAFT_RUNNER=ray .* pip install 'shoestring\[ray\]'"):
+        engine.daft()
+
+
 def test_ray_gives_the_same(in_memory: pool.PoolResult, given_pool: tuple[Path, Path], tmp_path: Path) -> None:
-    pytest.importorskip("ray")
+    pytest.importorskip("ray", reason="needs Ray: pip install 'shoestring[ray]'")
     code = (
         "import sys; from pathlib import Path; from shoestring.data.pool import Settings, curate_pool\n"
         "made = curate_pool([sys.argv[1], 'bundled:lcm'], [sys.argv[2]], Path(sys.argv[3]), Settings(light=100, part=400))\n"

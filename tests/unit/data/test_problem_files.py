@@ -50,7 +50,7 @@ def test_readme_states_what_lies_there() -> None:
 
 
 def test_the_tool_makes_the_same_bytes() -> None:
-    pytest.importorskip("reasoning_gym")
+    pytest.importorskip("reasoning_gym", reason="needs Reasoning Gym: pip install 'shoestring[gym]'")
     path = Path(__file__).resolve().parents[3] / "tools/generate_problems.py"
     spec = importlib.util.spec_from_file_location("generate_problems", path)
     assert spec is not None and spec.loader is not None

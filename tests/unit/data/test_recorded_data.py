@@ -7,11 +7,16 @@ import json
 from collections import Counter
 from pathlib import Path
 
+import pytest
+
 from shoestring import data, recipe, rewards, stages
 from shoestring.data import licences, sources
 from shoestring.estimate import lengths
+from shoestring.generate import recorded
 from shoestring.generate.recorded import RecordedTeacher
 from shoestring.generate.teacher import Question
+from shoestring.records import UserError
+from shoestring.stages import _curate_pool, _distill_teacher, sizes
 
 FOLDER = Path(data.__file__).with_name("recorded")
 TRACES, QUESTIONS = FOLDER / "rg_traces.jsonl.gz", FOLDER / "rg_questions.jsonl.gz"
@@ -53,4 +58,21 @@ def test_the_recipe_has_its_59_thousand() -> None:
     config = next(t for t in made.stages if t.use == "curate").config
     sizes = sum(int(s.partition("size=")[2].partition("&")[0] or 0) for s in config.sources)
     assert sizes * 0.89 + 1901 >= 59_000 and config.count == 1000, "a tenth of the generated ones is the test split"
-    assert (RECIPE.parents[1] / config.sources[0]).exists()
+    for s in (config.sources[0], *(t.config.teacher["recorded"] for t in made.stages if t.use == "distill")):
+        assert s.startswith("bundled:"), "a recipe is copied to other folders"
+
+
+def test_by_name_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a source with all that its rows carry, in the plan's sizes, and as a teacher."""
+    monkeypatch.chdir(tmp_path)
+    assert sources.load("bundled:rg_questions") == sources.load(str(QUESTIONS)) and not sources.is_generated("bundled:rg_questions")
+    assert list(sources.stream("bundled:rg_questions")) == list(sources.stream(str(QUESTIONS)))
+    assert [p.prompt for p in sources.load("bundled:rg_questions?answer=domain")][:2] == [p.prompt for p in sources.load(str(QUESTIONS))][:2]
+    assert sizes.sample("bundled:rg_questions", "train") == sizes.sample(str(QUESTIONS), "train") != ()
+    assert _curate_pool.recorded_tokens(("bundled:rg_questions",)) > 50 and not _curate_pool.is_large(("bundled:rg_questions",))
+    assert recorded.located("bundled:rg_traces") == TRACES
+    _distill_teacher.check(_distill_teacher.parse({"recorded": "bundled:rg_traces", "model": "qwq-32b"}))
+    with pytest.raises(UserError, match="did you mean 'rg_questions'"):
+        sources.load("bundled:rg_question")
+    with pytest.raises(UserError, match="did you mean bundled:rg_traces"):
+        recorded.located("bundled:rg_trace")

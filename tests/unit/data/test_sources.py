@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from shoestring.answers import operand_key
-from shoestring.data.sources import bundled, load
+from shoestring.data.sources import bundled, load, stream
 from shoestring.records import Problem, UserError
 
 
@@ -110,7 +110,7 @@ def test_bad_files(tmp_path: Path) -> None:
 
 class TestGym:
     def test_generates_distinct_problems_split_by_operands(self) -> None:
-        pytest.importorskip("reasoning_gym")
+        pytest.importorskip("reasoning_gym", reason="needs Reasoning Gym: pip install 'shoestring[gym]'")
         spec = "gym:chain_sum?min_terms=2&max_terms=2&min_digits=1&max_digits=2&size=300&seed=5"
         everything, train, test = load(spec), load(spec, "train"), load(spec, "test")
         assert len(everything) == len(train) + len(test) == len({p.prompt for p in everything})
@@ -121,7 +121,7 @@ class TestGym:
         assert load(spec) == everything
 
     def test_families_with_many_right_answers_are_graded_by_their_own_verifier(self) -> None:
-        pytest.importorskip("reasoning_gym")
+        pytest.importorskip("reasoning_gym", reason="needs Reasoning Gym: pip install 'shoestring[gym]'")
         from shoestring import rewards
         from shoestring.data.sources.reasoning_gym import SCORED
 
@@ -135,8 +135,30 @@ class TestGym:
         assert rewards.get("gym").grade("Answer: []", p) == 0.0
         rewards.get("gym").check(p)
 
+    def test_what_nobody_can_grade_is_dropped_and_told(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        factory = pytest.importorskip("reasoning_gym.factory", reason="needs Reasoning Gym: pip install 'shoestring[gym]'")
+        real = factory.create_dataset
+        spoilt: dict[int, object] = {}
+
+        def made(name: str, **config: object) -> list[dict[str, object]]:
+            data = real(name, **config)
+            return [{**data[i], "answer": spoilt.get(i, data[i]["answer"])} for i in range(config["size"])]  # type: ignore[call-overload]
+
+        monkeypatch.setattr(factory, "create_dataset", made)
+        whole = load("gym:gcd?size=20")
+        spoilt.update({3: None, 5: "", 7: "$$"})
+        lost: list[str] = []
+        some = load("gym:gcd?size=20", lost=lost)
+        assert len(some) + len(lost) == len(whole) and len(lost) == 3 and all(p in whole for p in some)
+        assert all(s.startswith("gym: gcd: the answer of ") and "cannot be graded" in s for s in lost) and "states none" in lost[0]
+        assert [m for m in stream("gym:gcd?size=20") if isinstance(m, str)] == lost
+        assert all("\0" not in p.answer for p in some)
+        spoilt.update(dict.fromkeys(range(20), None))
+        with pytest.raises(UserError, match="gym: gcd: none of its .* answers can be graded"):
+            load("gym:gcd?size=20")
+
     def test_bad_specs(self) -> None:
-        pytest.importorskip("reasoning_gym")
+        pytest.importorskip("reasoning_gym", reason="needs Reasoning Gym: pip install 'shoestring[gym]'")
         with pytest.raises(UserError, match="did you mean 'chain_sum'"):
             load("gym:chain_sun")
         with pytest.raises(UserError, match="refuses its configuration"):

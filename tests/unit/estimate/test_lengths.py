@@ -24,7 +24,7 @@ def test_near_a_tokenizers_count(text: str) -> None:
 
 def test_near_a_tokenizers_count_on_the_sets_that_ship() -> None:
     """Means of whole sets, by the tokenizer itself where it is there."""
-    export = pytest.importorskip("shoestring.export")
+    export = pytest.importorskip("shoestring.export", reason="needs torch: pip install 'shoestring[train]'")
     from shoestring.data import sources
     from shoestring.data.sources.bundled import heldout_text
     from shoestring.records import UserError

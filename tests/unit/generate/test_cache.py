@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-torch = pytest.importorskip("torch")
+torch = pytest.importorskip("torch", reason="needs torch: pip install 'shoestring[train]'")
 
 from hypothesis import given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
@@ -67,3 +67,26 @@ def test_slots_name_the_rows_of_a_layer() -> None:
         both = torch.stack([p.storage[1, 0, b, :, o], p.storage[1, 1, b, :, o]]).view(6, 4)
         assert torch.equal(both, torch.arange(18 * 4, dtype=torch.float32).view(3, 6, 4)[i])
     assert not p.storage[0].any()
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 4 * BLOCK)), min_size=1, max_size=30))
+def test_a_span_shrinks_to_any_length(actions: list[tuple[int, int]]) -> None:
+    """Each of four spans is cut or grown to a length: it keeps its first blocks' contents, and the region stays dense."""
+    p = pool(16)
+    spans, marks = [Span() for _ in range(4)], [0] * 4  # marks: contents of a span's blocks, in order
+    for which, tokens in actions:
+        span = spans[which]
+        if tokens < span.length:
+            p.shrink(span, tokens)
+        else:
+            p.grow(span, tokens)
+            span.length = tokens
+        for k, b in enumerate(span.blocks):
+            if k >= marks[which]:
+                p.storage[:, :, b] = float(10 * which + k)
+        marks[which] = len(span.blocks)
+        assert span.length == tokens and all(len(s.blocks) == blocks_for(s.length) for s in spans)
+        assert sorted(b for s in spans for b in s.blocks) == list(range(p.left)) == sorted(p.owner)
+        for w, s in enumerate(spans):
+            assert all(bool((p.storage[:, :, b] == float(10 * w + k)).all()) for k, b in enumerate(s.blocks))

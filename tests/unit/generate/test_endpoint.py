@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("torch")
-pytest.importorskip("httpx2")
+pytest.importorskip("torch", reason="needs torch: pip install 'shoestring[train]'")
+pytest.importorskip("httpx2", reason="needs httpx2: pip install 'shoestring[endpoint]'")
 
 from shoestring.generate import endpoint as module
 from shoestring.generate.endpoint import Answer, Endpoint, Server, TextRequest

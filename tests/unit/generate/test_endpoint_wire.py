@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("torch")
+pytest.importorskip("torch", reason="needs torch: pip install 'shoestring[train]'")
 
 from shoestring.generate.endpoint_wire import (
     Attempt,

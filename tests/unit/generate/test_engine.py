@@ -9,35 +9,17 @@ from typing import Any
 
 import pytest
 
-torch = pytest.importorskip("torch")
+torch = pytest.importorskip("torch", reason="needs torch: pip install 'shoestring[train]'")
+
+from whole_sequence import twin  # noqa: E402
 
 from shoestring.generate.engine import Completion, Engine, Request  # noqa: E402
 from shoestring.generate.prefill import PREFILL_ROWS, pack_prompts  # noqa: E402
-from shoestring.generate.sampling import choose, uniform  # noqa: E402
 from shoestring.records import Document  # noqa: E402
 from shoestring.train.losses import linear_logprobs  # noqa: E402
 from shoestring.trees import tree_rows  # noqa: E402
 
 VOCAB = 61
-
-
-def next_logits(model: Any, tokens: tuple[int, ...]) -> Any:
-    ids = torch.tensor(tokens)
-    with torch.no_grad():
-        return model.logits(ids, torch.arange(len(ids)), [Document(0, len(ids))])[-1:]
-
-
-def twin(model: Any, r: Request) -> Completion:
-    """The slow twin: the whole sequence anew for every token."""
-    tokens: tuple[int, ...] = ()
-    logprobs: list[float] = []
-    while len(tokens) < r.max_new:
-        token, logprob = choose(next_logits(model, r.prompt + tokens), [r.temperature], [uniform(r.seed, len(tokens))])
-        tokens += (int(token),)
-        logprobs.append(float(logprob))
-        if tokens[-1] in r.stop:
-            return Completion(tokens, tuple(logprobs), "stop")
-    return Completion(tokens, tuple(logprobs), "length")
 
 
 def check(done: list[Completion], expected: list[Completion]) -> None:

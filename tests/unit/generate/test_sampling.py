@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-torch = pytest.importorskip("torch")
+torch = pytest.importorskip("torch", reason="needs torch: pip install 'shoestring[train]'")
 
 from hypothesis import given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
@@ -131,7 +131,7 @@ FILTERS = [(1.0, 5, 0.0), (0.7, 0, 0.0), (1.0, 0, 0.2), (0.9, 8, 0.05), (0.05, 0
 @pytest.mark.parametrize(("top_p", "top_k", "min_p"), FILTERS)
 def test_filters_keep_what_transformers_keeps(top_p: float, top_k: int, min_p: float) -> None:
     """In transformers' own order: top_k, top_p, min_p. Every kept token can be drawn, in proportion, and no other."""
-    hf = pytest.importorskip("transformers.generation.logits_process")
+    hf = pytest.importorskip("transformers.generation.logits_process", reason="needs transformers: pip install 'shoestring[train]'")
     logits = torch.randn(1, 40, generator=torch.Generator().manual_seed(3)) * 2
     scores = logits.clone()
     if top_k:

@@ -8,28 +8,15 @@ from typing import Any
 
 import pytest
 
-torch = pytest.importorskip("torch")
+torch = pytest.importorskip("torch", reason="needs torch: pip install 'shoestring[train]'")
+
+from whole_sequence import twin  # noqa: E402
 
 from shoestring.generate.cache import BLOCK  # noqa: E402
 from shoestring.generate.engine import Completion, Engine, Request, Session  # noqa: E402
-from shoestring.generate.sampling import choose, uniform  # noqa: E402
 from shoestring.models.rope import Rope  # noqa: E402
-from shoestring.records import Document  # noqa: E402
 
 VOCAB = 61
-
-
-def twin(model: Any, r: Request) -> tuple[int, ...]:
-    """The whole sequence anew for every token."""
-    tokens: tuple[int, ...] = ()
-    while len(tokens) < r.max_new:
-        ids = torch.tensor(r.prompt + tokens)
-        with torch.no_grad():
-            logits = model.logits(ids, torch.arange(len(ids)), [Document(0, len(ids))])[-1:]
-        tokens += (int(choose(logits, [r.temperature], [uniform(r.seed, len(tokens))])[0]),)
-        if tokens[-1] in r.stop:
-            break
-    return tokens
 
 
 def prompt(n: int, seed: int) -> tuple[int, ...]:
@@ -70,13 +57,13 @@ def test_every_kind_of_layer(sizes: dict[str, Any], tiny_decoder: Callable[..., 
     shared = prompt(2 * BLOCK + 9, 1)
     requests = [Request(shared, 6, 1.0, k) for k in range(3)] + [Request(prompt(n, n), 5, 1.0, n) for n in (1, 20, BLOCK, 90)]
     engine = Engine(model, 8)
-    assert [c.tokens for c in engine.generate(requests)] == [twin(model, r) for r in requests]
+    assert [c.tokens for c in engine.generate(requests)] == [twin(model, r).tokens for r in requests]
 
 
 def test_arrivals_and_departures(tiny_decoder: Callable[..., Any]) -> None:
     model = tiny_decoder()
     requests = [Request(prompt(10 + 7 * k, k % 4), 4 + k, 1.0, k) for k in range(10)]
-    alone = {k: twin(model, r) for k, r in enumerate(requests)}
+    alone = {k: twin(model, r).tokens for k, r in enumerate(requests)}
     with Engine(model, 4).open() as session:
         names: dict[int, int] = {}
         done: dict[int, Completion] = {}
@@ -98,7 +85,7 @@ def test_a_cancelled_request_frees_its_blocks_and_leaves_the_others_alone(tiny_d
             session.step()
         assert session.cancel(ids[0]) and session.cancel(ids[5]) and not session.cancel(ids[0])
         done = drain(session)
-        assert [done[ids[k]].tokens for k in (1, 2, 3, 4)] == [twin(model, requests[k]) for k in (1, 2, 3, 4)]
+        assert [done[ids[k]].tokens for k in (1, 2, 3, 4)] == [twin(model, requests[k]).tokens for k in (1, 2, 3, 4)]
         assert ids[0] not in done and not session.cancel(ids[1]) and empty(session)
 
 
@@ -115,7 +102,7 @@ def test_the_cache_keeps_its_size(blocks: int, tiny_decoder: Callable[..., Any])
         assert session.pool.capacity == blocks
         ids = [session.add(r) for r in requests]
         done = drain(session)
-        assert [done[i].tokens for i in ids] == [twin(model, r) for r in requests]
+        assert [done[i].tokens for i in ids] == [twin(model, r).tokens for r in requests]
         assert empty(session)
     assert 0 < engine.counters.most_blocks <= blocks and engine.counters.waits > 0
 
@@ -133,7 +120,7 @@ def test_a_prompt_stays_once_for_all_its_rows_also_for_those_that_come_later(tin
     p = prompt(3 * BLOCK, 5)
     requests = [Request(p, 7, 1.0, k) for k in range(9)]
     engine = Engine(model, slots=3)
-    assert [c.tokens for c in engine.generate(requests)] == [twin(model, r) for r in requests]
+    assert [c.tokens for c in engine.generate(requests)] == [twin(model, r).tokens for r in requests]
     assert engine.counters.prompt_rows == len(p) and engine.counters.prompt_tokens == 9 * len(p)
     assert engine.counters.most_blocks == 3 + 3, "three shared blocks and one of its own for each of three rows"
 

@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-torch = pytest.importorskip("torch")
+torch = pytest.importorskip("torch", reason="needs torch: pip install 'shoestring[train]'")
+
+from whole_sequence import twin  # noqa: E402
 
 from shoestring.generate import static  # noqa: E402
 from shoestring.generate.cache import BLOCK  # noqa: E402
 from shoestring.generate.engine import Engine, Request, Session  # noqa: E402
-from shoestring.generate.sampling import choose, uniform  # noqa: E402
 from shoestring.models.rope import Rope  # noqa: E402
-from shoestring.records import Document  # noqa: E402
 
 VOCAB = 61
 
@@ -26,16 +26,6 @@ class Fixed(Engine):
         session = super().open(cache_tokens)
         session._steps = self.steps = static.Steps(self.model, session.pool)
         return session
-
-
-def twin(model: Any, r: Request) -> tuple[int, ...]:
-    tokens: tuple[int, ...] = ()
-    while len(tokens) < r.max_new:
-        ids = torch.tensor(r.prompt + tokens)
-        with torch.no_grad():
-            logits = model.logits(ids, torch.arange(len(ids)), [Document(0, len(ids))])[-1:]
-        tokens += (int(choose(logits, [r.temperature], [uniform(r.seed, len(tokens))])[0]),)
-    return tokens
 
 
 def some(rng: random.Random, count: int) -> list[Request]:
@@ -58,7 +48,7 @@ def test_tokens_are_those_of_the_sequence_anew(sizes: dict[str, Any], tiny_decod
     model = tiny_decoder(**sizes)
     requests = some(random.Random(3), 9)
     done = Fixed(model, 5).generate(requests)
-    assert [c.tokens for c in done] == [twin(model, r) for r in requests]
+    assert [c.tokens for c in done] == [twin(model, r).tokens for r in requests]
 
 
 def test_logprobs_are_those_of_the_cpus_steps(tiny_decoder: Any) -> None:
@@ -116,7 +106,7 @@ def test_a_shape_is_captured_once_it_is_worth_it_and_forgotten_with_the_weights(
                 assert (engine.steps.captured, engine.steps.replays) == (1, 19 - static.EAGER)
                 engine.refresh()
         assert engine.steps.captured == 2 and engine.steps.replays == 39 - 2 * static.EAGER
-    assert [done[k].tokens for k in sorted(done)] == [twin(model, r) for r in requests]
+    assert [done[k].tokens for k in sorted(done)] == [twin(model, r).tokens for r in requests]
 
 
 def test_no_graph_without_a_gpu_or_under_dynamic_ropes(tiny_decoder: Any) -> None:

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-torch = pytest.importorskip("torch")
-transformers = pytest.importorskip("transformers")
-np = pytest.importorskip("numpy")
-package = pytest.importorskip("gguf")
+torch = pytest.importorskip("torch", reason="needs torch: pip install 'shoestring[train]'")
+transformers = pytest.importorskip("transformers", reason="needs transformers: pip install 'shoestring[train]'")
+np = pytest.importorskip("numpy", reason="needs numpy: pip install 'shoestring[train]'")
+package = pytest.importorskip("gguf", reason="needs the gguf package: pip install 'shoestring[train]'")
 
 from gguf import GGMLQuantizationType as T  # noqa: E402
 from gguf.quants import dequantize, quantize  # noqa: E402

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-torch = pytest.importorskip("torch")
+torch = pytest.importorskip("torch", reason="needs torch: pip install 'shoestring[train]'")
 
 from shoestring.models import lora, nf4  # noqa: E402
 from shoestring.models.lora import LoraConfig  # noqa: E402

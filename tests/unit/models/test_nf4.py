@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-torch = pytest.importorskip("torch")
+torch = pytest.importorskip("torch", reason="needs torch: pip install 'shoestring[train]'")
 
 from hypothesis import given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
@@ -98,7 +98,7 @@ def test_bits_a_weight_by_counting_bytes(shape: tuple[int, int], double: bool, b
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("shape", [(96, 128), (576, 1536), (31, 66)])
 def test_codes_and_values_are_those_of_bitsandbytes(shape: tuple[int, int], dtype: Any) -> None:
-    functional = pytest.importorskip("bitsandbytes.functional")
+    functional = pytest.importorskip("bitsandbytes.functional", reason="needs bitsandbytes: pip install 'shoestring[test]'")
     w = (torch.randn(shape, generator=torch.Generator().manual_seed(4)) * 0.05).to(dtype)
     n = w.numel()
     assert torch.equal(functional.get_4bit_type("nf4", device="cpu"), nf4.CODE)

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-torch = pytest.importorskip("torch")
-transformers = pytest.importorskip("transformers")
+torch = pytest.importorskip("torch", reason="needs torch: pip install 'shoestring[train]'")
+transformers = pytest.importorskip("transformers", reason="needs transformers: pip install 'shoestring[train]'")
 
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding  # noqa: E402
 

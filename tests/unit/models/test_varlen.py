@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-torch = pytest.importorskip("torch")
+torch = pytest.importorskip("torch", reason="needs torch: pip install 'shoestring[train]'")
 
 from shoestring.models import varlen  # noqa: E402
 from shoestring.models.attention import attend, plan_attention  # noqa: E402

@@ -50,7 +50,7 @@ def test_nothing_to_show(rows: list[dict[str, Any]]) -> None:
 
 
 def test_in_the_page(tmp_path: Path) -> None:
-    jsonschema = pytest.importorskip("jsonschema")
+    jsonschema = pytest.importorskip("jsonschema", reason="needs jsonschema: pip install 'shoestring[test]'")
     rows = [row("lcm", 5, 1), row("", 7, 2)]
     jsonschema.validate(rows, json.loads((ROOT / "docs/schemas/domains.schema.json").read_text()))
     (tmp_path / "domains.json").write_text(json.dumps(rows))

@@ -86,6 +86,7 @@ def test_complete_page_in_order(complete: Path) -> None:
         "The frontier: accuracy against what it costs",
         "Unseen problems, family by family",
         "The gain of each stage by itself",
+        "What each stage added, and its price",
         "What it forgot",
         "Learning curves",
         "The funnel",
@@ -278,7 +279,7 @@ def test_replayed_steps_count_once(complete: Path) -> None:
 
 
 CHROMIUM = next((c for n in ("chromium", "chromium-browser", "google-chrome") if (c := shutil.which(n))), None)
-needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="needs a browser (chromium or google-chrome) to draw the page")
 
 
 def chromium(tmp_path: Path, *args: str) -> str:
@@ -324,13 +325,13 @@ def test_the_page_never_scrolls_sideways(complete: Path, tmp_path: Path, width: 
     found = re.search(r"<title>(\d+) (\d+) (\d+) (\d+)</title>", dom)
     assert found, dom[:300]
     scroll, inner, body, sections = map(int, found.groups())
-    assert inner == width and scroll <= inner and body <= inner and sections == 12
+    assert inner == width and scroll <= inner and body <= inner and sections == 13
 
 
 @needs_chromium
 @pytest.mark.parametrize("dark", [False, True])
 def test_the_page_is_drawn(complete: Path, tmp_path: Path, dark: bool) -> None:
-    image = pytest.importorskip("PIL.Image")
+    image = pytest.importorskip("PIL.Image", reason="needs pillow: pip install 'shoestring[test]'")
     shot = tmp_path / "shot.png"
     extra = ["--force-dark-mode"] if dark else []
     chromium(tmp_path, *extra, f"--screenshot={shot}", "--window-size=1100,1400", page.write(complete).as_uri())

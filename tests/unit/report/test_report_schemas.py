@@ -16,7 +16,7 @@ import report_fixture as fixture
 
 from shoestring.records import BillLine, PriceRef, Trace, to_json
 
-jsonschema = pytest.importorskip("jsonschema")
+jsonschema = pytest.importorskip("jsonschema", reason="needs jsonschema: pip install 'shoestring[test]'")
 DOCS = Path(__file__).parents[3] / "docs"
 SCHEMAS = sorted((DOCS / "schemas").glob("*.schema.json"))
 

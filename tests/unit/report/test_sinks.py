@@ -160,7 +160,7 @@ def real(name: str, folder: Path) -> dict[str, Any]:
 
 
 def test_tensorboard(tmp_path: Path) -> None:
-    pytest.importorskip("tensorboard")
+    pytest.importorskip("tensorboard", reason="needs tensorboard: pip install 'shoestring[tensorboard]'")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     real("tensorboard", tmp_path)
@@ -188,7 +188,7 @@ def records(raw: bytes) -> Iterator[bytes]:
 
 @pytest.mark.slow
 def test_wandb_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("wandb")
+    pytest.importorskip("wandb", reason="needs wandb: pip install 'shoestring[wandb]'")
     monkeypatch.setenv("WANDB_MODE", "offline")
     from wandb.proto import wandb_internal_pb2
 
@@ -206,7 +206,7 @@ def test_wandb_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.slow
 def test_mlflow_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("mlflow")
+    pytest.importorskip("mlflow", reason="needs mlflow-skinny: pip install 'shoestring[mlflow]'")
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     from mlflow import MlflowClient
@@ -222,7 +222,7 @@ def test_mlflow_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.slow
 def test_trackio(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("trackio")
+    pytest.importorskip("trackio", reason="needs trackio: pip install 'shoestring[trackio]'")
     monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
     real("trackio", tmp_path)
     assert list((tmp_path / "trackio").rglob("*.db"))

@@ -21,8 +21,17 @@ CASES = {
     "lenient": (
         "85",
         {},
-        ["Answer: 85", "it is 85.", "40 + 45 = 85"],
-        ["Answer: 58", "85, no, 58", "eighty-five"],
+        ["Answer: 85", "it is 85.", "40 + 45 = 85", "Answer: 85 dollars", "Answer: $85.00 months.", "\\boxed{85 km}"],
+        [
+            "Answer: 58",
+            "85, no, 58",
+            "eighty-five",
+            "Answer: 85 million",
+            "Answer: 85 or 7 dollars",
+            "Answer: 58 dollars",
+            "Answer: 85 dollars each",
+            "Answer: 85 halves",
+        ],
         ["", "..."],
     ),
     "numeric": (
@@ -88,7 +97,7 @@ def test_every_module_has_a_case() -> None:
 def runnable(name: str) -> str:
     """Skips where what a grader stands on is not here."""
     if name in NEEDS:
-        pytest.importorskip(NEEDS[name], reason=f"the extra {name} is not installed")
+        pytest.importorskip(NEEDS[name], reason=f"needs {NEEDS[name]}: pip install 'shoestring[{name}]'")
     if name == "code":
         try:
             rewards.get(name).check(problem(name))

@@ -19,7 +19,7 @@ def cases(grader: str) -> list[dict]:
 @pytest.mark.parametrize("grader", GRADERS)
 def test_hard_cases(grader: str) -> None:
     if grader == "math":
-        pytest.importorskip("math_verify", reason="the extra math is not installed")
+        pytest.importorskip("math_verify", reason="needs math-verify: pip install 'shoestring[math]'")
     reward, wrong = rewards.get(grader), []
     for case in cases(grader):
         problem = Problem.make("q", case["gold"], grader=grader, grader_args=case["args"])

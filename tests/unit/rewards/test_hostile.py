@@ -9,7 +9,7 @@ from shoestring import rewards
 from shoestring.records import Problem
 from shoestring.rewards import _pool
 
-pytest.importorskip("math_verify", reason="the extra math is not installed")
+pytest.importorskip("math_verify", reason="needs math-verify: pip install 'shoestring[math]'")
 math = rewards.get("math")
 
 BOMBS = [

@@ -144,7 +144,7 @@ class TestSelfTest:
         assert set(_selftest.refuse(problems)) == {"exact", "numeric", "choice", "format", "overlong"}
 
     def test_math_passes(self) -> None:
-        pytest.importorskip("math_verify", reason="the extra math is not installed")
+        pytest.importorskip("math_verify", reason="needs math-verify: pip install 'shoestring[math]'")
         golds = ["\\frac{1}{2}", "(1, 2)", "\\{1, 2\\}", "x^2 + 1", "\\text{even}"]
         assert _selftest.refuse([Problem.make(f"q{g}", g, grader="math") for g in golds])["math"] > 50
 

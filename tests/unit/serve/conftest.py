@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("torch")
-pytest.importorskip("uvicorn")
-pytest.importorskip("starlette")
-pytest.importorskip("httpx2")
+pytest.importorskip("torch", reason="needs torch: pip install 'shoestring[train]'")
+pytest.importorskip("uvicorn", reason="needs uvicorn: pip install 'shoestring[serve]'")
+pytest.importorskip("starlette", reason="needs starlette: pip install 'shoestring[serve]'")
+pytest.importorskip("httpx2", reason="needs httpx2: pip install 'shoestring[endpoint]'")
 
 
 @dataclass
@@ -38,6 +38,7 @@ def run(service: Any, app: Any, max_requests: int = 64) -> Iterator[Running]:
     from shoestring.serve.server import bind, make_server
 
     listener = bind("127.0.0.1", 0)
+    listener.listen()
     server = make_server(uvicorn, app, max_requests)
     service.worker.start()
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)

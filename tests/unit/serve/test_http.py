@@ -1,4 +1,4 @@
-"""The server over HTTP: shapes, limits, keys, refusals, clients that go away, and the official client."""
+"""The server over HTTP: shapes, limits, keys, refusals, and clients that go away."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-pytest.importorskip("torch")
-pytest.importorskip("uvicorn")
-httpx2 = pytest.importorskip("httpx2")
+pytest.importorskip("torch", reason="needs torch: pip install 'shoestring[train]'")
+pytest.importorskip("uvicorn", reason="needs uvicorn: pip install 'shoestring[serve]'")
+httpx2 = pytest.importorskip("httpx2", reason="needs httpx2: pip install 'shoestring[endpoint]'")
 
 from shoestring import serve  # noqa: E402
 from shoestring.generate.endpoint import Endpoint, Server  # noqa: E402
@@ -32,6 +33,13 @@ TEXT = {"model": "tiny", "prompt": "Once upon a time", "max_tokens": 8, "seed": 
 def client(served: Any) -> Any:
     with httpx2.Client(base_url=served.url, trust_env=False, timeout=60) as c:
         yield c
+
+
+def counts(usage: Any) -> Any:
+    """Usage without what it took, which no two answers share."""
+    got = usage if isinstance(usage, dict) else usage.model_dump()
+    assert got["machine_seconds"] > 0
+    return {k: v for k, v in got.items() if k not in ("machine_seconds", "cost")}
 
 
 def events(response: Any) -> list[dict[str, Any]]:
@@ -83,7 +91,7 @@ def test_a_stream_adds_up(client: Any, path: str, body: dict[str, Any]) -> None:
     assert response.headers["content-type"].startswith("text/event-stream")
     chunks = events(response)
     assert len({c["id"] for c in chunks}) == 1
-    assert chunks[-1]["choices"] == [] and chunks[-1]["usage"] == whole["usage"]
+    assert chunks[-1]["choices"] == [] and counts(chunks[-1]["usage"]) == counts(whole["usage"])
     assert all(c["usage"] is None for c in chunks[:-1])
     for i, choice in enumerate(whole["choices"]):
         mine = [c["choices"][0] for c in chunks[:-1] if c["choices"][0]["index"] == i]
@@ -118,6 +126,7 @@ def test_a_stream_adds_up(client: Any, path: str, body: dict[str, Any]) -> None:
         ({"top_p": 0}, ["top_p"]),
         ({"n": 65}, ["64"]),
         ({"n": 1000}, ["n must be"]),
+        ({"prompt": ["a"] * 22, "n": 3}, ["22 prompts", "21"]),
         ({"seed": "x"}, ["seed"]),
         ({"logprobs": 5}, ["logprobs = 0"]),
         ({"echo": True}, ["echo"]),
@@ -141,6 +150,7 @@ def test_bad_completions_are_refused(client: Any, change: dict[str, Any], words:
     [
         {"messages": []}, {"messages": "hi"}, {"messages": [{"content": "x"}]}, {"messages": [{"role": "user", "content": None}]},
         {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]},
+        {"messages": [{"role": "assistant", "content": "x", "tool_calls": [{"id": "a"}]}]},
         {"tools": [{"type": "function"}]}, {"response_format": {"type": "json_object"}}, {"top_logprobs": 3}, {"logprobs": 1},
     ],
     ids=str,
@@ -156,19 +166,42 @@ def test_harmless_fields_are_taken(client: Any) -> None:
     assert a["choices"][0]["message"] == b["choices"][0]["message"]
 
 
+def test_a_crowd_of_prompts_is_refused_before_it_is_read(client: Any, served: Any, monkeypatch: Any) -> None:
+    read: list[str] = []
+    encode = served.service.encoder.inner.encode
+    monkeypatch.setattr(served.service.encoder.inner, "encode", lambda text: read.append(text) or encode(text))
+    refused(client.post("/completions", json=TEXT | {"prompt": ["a"] * 200_000, "n": 60}), 400, "200000 prompts")
+    assert not read
+
+
+def test_an_answer_can_be_sent_back_as_it_came(client: Any) -> None:
+    """The official client's `message.model_dump()`: fields that hold nothing, and the thinking, which is not read again."""
+    rest = {"refusal": None, "annotations": [], "audio": None, "function_call": None, "tool_calls": None}
+    plain = [{"role": "assistant", "content": "5"}, *CHAT["messages"]]
+    dumped = [plain[0] | rest | {"reasoning_content": "2 + 3 is 5"}, *plain[1:]]
+    a, b = (client.post("/chat/completions", json=CHAT | {"messages": m}).json() for m in (plain, dumped))
+    assert a["choices"] == b["choices"] and a["usage"]["prompt_tokens"] == b["usage"]["prompt_tokens"]
+
+
+@pytest.mark.parametrize("cold", [1e-6, 1e-40, 1e-300])
+def test_next_to_no_temperature_is_greedy(client: Any, cold: float) -> None:
+    """Logits divided by it are infinite in fp32, and the answer and its log-probabilities would be no numbers."""
+    a, b = (client.post("/completions", json=TEXT | {"logprobs": 0, "temperature": t}).json() for t in (0, cold))
+    assert a["choices"] == b["choices"]
+
+
 def test_bodies(client: Any, served: Any) -> None:
     kind = {"Content-Type": "application/json"}
     refused(client.post("/completions", content=b"{", headers=kind), 400, "JSON")
     refused(client.post("/completions", content=b"[" * 100000, headers=kind), 400, "JSON")
     refused(client.post("/completions", content=b"[1]", headers=kind), 400, "object")
+    for half in ({"prompt": "half \ud800"}, {"\uDFFF": 1}, {"user": "\udc00\ud800"}):  # no answer could repeat them
+        refused(client.post("/completions", content=json.dumps(TEXT | half), headers=kind), 400, "whole UTF-8")
+    smile = json.dumps(TEXT | {"prompt": "\U0001f600"})
+    assert "\\ud83d" in smile and client.post("/completions", content=smile, headers=kind).status_code == 200
     refused(client.post("/completions", content=json.dumps(TEXT)), 415, "Content-Type")
     refused(client.post("/completions", content=b" " * ((1 << 20) + 1), headers=kind), 413, "bytes")
     assert served.service.active == 0
-
-
-def test_without_a_key_only_this_machine_is_answered(client: Any) -> None:
-    assert client.get("/models", headers={"Host": "localhost:1"}).status_code == 200
-    refused(client.get("/models", headers={"Host": "evil.example:80"}), 403, "localhost")
 
 
 def test_a_full_server_says_429(client: Any, served: Any) -> None:
@@ -223,7 +256,7 @@ def test_keys(served: Any, running: Any, monkeypatch: Any, caplog: Any) -> None:
     assert secret not in str(e.value) and secret not in caplog.text
 
 
-def test_addresses(monkeypatch: Any) -> None:
+def test_addresses(monkeypatch: Any, tmp_path: Path) -> None:
     assert find_key("127.0.0.1", "") == find_key("::1", "") == find_key("localhost", "") == ""
     for host in ("0.0.0.0", "192.168.0.5", "example.org"):
         with pytest.raises(UserError, match="--api-key-env"):
@@ -231,6 +264,17 @@ def test_addresses(monkeypatch: Any) -> None:
     monkeypatch.delenv("NO_SUCH", raising=False)
     with pytest.raises(UserError, match="NO_SUCH is not set"):
         find_key("127.0.0.1", "NO_SUCH")
+    file = tmp_path / "key"
+    with pytest.raises(UserError, match="cannot be read"):
+        find_key("0.0.0.0", "", file)
+    for text, words in (("\n", "is empty"), ("two words", "no header may carry"), ("ü", "no header may carry")):
+        file.write_text(text, "utf-8")
+        with pytest.raises(UserError, match=words):
+            find_key("127.0.0.1", "", file)
+    file.write_text("sk-from-a-file\n")
+    assert find_key("0.0.0.0", "", file) == "sk-from-a-file"
+    with pytest.raises(UserError, match="not with both"):
+        find_key("127.0.0.1", "SOME", file)
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         s.listen()
@@ -240,29 +284,6 @@ def test_addresses(monkeypatch: Any) -> None:
         bind("127.0.0.1", 70000)
     with pytest.raises(UserError, match="config.json|tokenizer"):
         serve.main(Path("/nowhere"), port=0)
-
-
-def test_the_official_client(served: Any) -> None:
-    openai = pytest.importorskip("openai")
-    client = openai.OpenAI(base_url=served.url, api_key="none", http_client=httpx2.Client(trust_env=False), max_retries=0)
-    assert client.models.list().data[0].id == "tiny"
-    asked: dict[str, Any] = CHAT | {"n": 2, "logprobs": True, "stop": ["never"], "temperature": 0.9, "top_p": 0.95}
-    chat = client.chat.completions.create(**asked)
-    assert len(chat.choices) == 2 and chat.usage.total_tokens == chat.usage.prompt_tokens + chat.usage.completion_tokens
-    text = ["", ""]
-    for chunk in client.chat.completions.create(**asked, stream=True, stream_options={"include_usage": True}):
-        for c in chunk.choices:
-            text[c.index] += c.delta.content or ""
-        last = chunk
-    assert text == [c.message.content for c in chat.choices] and last.usage == chat.usage
-    done = client.completions.create(**TEXT, logprobs=0)
-    assert len(done.choices[0].logprobs.token_logprobs) == done.usage.completion_tokens
-    assert "".join(c.choices[0].text for c in client.completions.create(**TEXT, stream=True)) == done.choices[0].text
-    with pytest.raises(openai.BadRequestError, match="maximum context length") as e:
-        client.completions.create(model="tiny", prompt=[7] * 2000, max_tokens=5)
-    assert e.value.code == "context_length_exceeded"
-    with pytest.raises(openai.NotFoundError):
-        client.models.retrieve("other")
 
 
 @pytest.mark.slow
@@ -280,6 +301,7 @@ def test_a_signal_lets_answers_end(sharp: Path, world: Any, number: signal.Signa
         assert process.stdout is not None
         line = process.stdout.readline()
         assert line.startswith("serving tiny at http://127.0.0.1:"), process.communicate(timeout=20)
+        assert "a page to ask it: http://127.0.0.1:" in process.stdout.readline()
         url = line.split(" at ")[1].strip()
         events = Endpoint(Server(url, "tiny")).tokens([Request((1, 2, 3), 60, 1.0, seed=3)])
         next(events)
@@ -295,6 +317,34 @@ def test_a_signal_lets_answers_end(sharp: Path, world: Any, number: signal.Signa
         process.kill()
 
 
+@pytest.mark.slow
+def test_an_answer_that_outlasts_the_grace_is_told_so(sharp: Path, world: Any) -> None:
+    code = (
+        "import sys, time; from pathlib import Path; from shoestring import serve; from shoestring.serve import server;"
+        "from shoestring.generate.engine import Session; server.GRACE = 0.5; quick = Session.step;"
+        "Session.step = lambda self: (time.sleep(0.02), quick(self))[1];"
+        f"sys.exit(serve.main(Path({str(sharp)!r}), port=0, name='tiny', dtype='float32'))"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], env=world.env | {"PATH": os.environ["PATH"]}, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        assert process.stdout is not None
+        url = process.stdout.readline().split(" at ")[1].strip()
+        body = TEXT | {"max_tokens": 900, "ignore_eos": True, "stream": True}
+        with httpx2.Client(trust_env=False, timeout=60) as c, c.stream("POST", url + "/completions", json=body) as response:
+            lines = response.iter_lines()
+            next(lines)
+            process.send_signal(signal.SIGINT)
+            last = [x for x in lines if x][-1]
+        assert json.loads(last.removeprefix("data: "))["error"]["message"] == "the server is stopping"
+        out, err = process.communicate(timeout=20)
+        assert process.returncode == 0 and out.endswith("stopped\n") and "Traceback" not in err, (out, err)
+    finally:
+        process.kill()
+
+
 @pytest.mark.parametrize("missing", ["starlette", "uvicorn"])
 def test_a_missing_library_is_one_line(monkeypatch: Any, missing: str) -> None:
     monkeypatch.setitem(sys.modules, missing, None)
@@ -306,3 +356,26 @@ def test_a_missing_library_is_one_line(monkeypatch: Any, missing: str) -> None:
 def test_settings(bad: dict[str, int]) -> None:
     with pytest.raises(UserError, match="at least 1"):
         serve.main(Path("/nowhere"), port=0, **bad)  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize("tokens", [-1, 0, 63])
+def test_a_cache_of_less_than_a_block_is_one_line(tokens: int) -> None:
+    from shoestring.generate.cache import BLOCK
+    from shoestring.serve.server import LEAST_CACHE
+
+    assert LEAST_CACHE == BLOCK
+    with pytest.raises(UserError, match=f"cache-tokens {tokens} is less than one block"):
+        serve.main(Path("/nowhere"), port=0, cache_tokens=tokens)
+
+
+def test_a_cache_that_does_not_fit_is_one_line(monkeypatch: Any, capsys: Any) -> None:
+    from shoestring.serve import server
+
+    def full() -> None:
+        raise RuntimeError("can't allocate memory: you tried to allocate 1 bytes\nand more lines")
+
+    worker = SimpleNamespace(start=full, end=lambda: None)
+    monkeypatch.setattr(server, "build", lambda *a: (SimpleNamespace(name="m", worker=worker), None))
+    with pytest.raises(UserError, match="lower --cache-tokens or --slots") as e:
+        serve.main(Path("/nowhere"), port=0)
+    assert "\n" not in str(e.value) and "serving" not in capsys.readouterr().out

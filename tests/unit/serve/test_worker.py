@@ -8,14 +8,15 @@ import queue
 import threading
 import time
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-pytest.importorskip("torch")
+pytest.importorskip("torch", reason="needs torch: pip install 'shoestring[train]'")
 
 from shoestring.generate.engine import Completion, Request
-from shoestring.serve.reader import Reader
+from shoestring.serve.talk import Talk
 from shoestring.serve.worker import End, Job, Piece, Worker
 
 
@@ -26,6 +27,9 @@ class Counting:
         self.rows: dict[int, tuple[Request, list[int]]] = {}
         self.log = log
         self.next = 0
+        self.prefixes: dict[Any, Any] = {}
+        self.waiting: list[Any] = []
+        self.pool = SimpleNamespace(used=0, capacity=7)
 
     @property
     def idle(self) -> bool:
@@ -76,7 +80,7 @@ def world() -> Any:
 
     def job(prompt: str | int, max_new: int = 4, index: int = 0, stops: tuple[str, ...] = (), **rest: Any) -> Job:
         first = prompt if isinstance(prompt, int) else ord(prompt)
-        return Job(index, Request((first,), max_new, **rest), Reader(letters, stops), out.put)
+        return Job(index, Request((first,), max_new, **rest), Talk(letters, stops), out.put)
 
     worker.start()
     yield worker, job, out, log
@@ -146,16 +150,30 @@ def test_a_refused_request_and_a_broken_engine(world: Any, capfd: Any) -> None:
     assert "broken" in capfd.readouterr().err
 
 
+def test_who_left_with_the_broken_engine_takes_nobody_along(world: Any, capfd: Any) -> None:
+    """A new session counts its ids from the beginning: the late farewell of an old job must not end the new one."""
+    worker, job, out, log = world
+    old = job(13)
+    worker.submit([old])
+    assert collect(out, 1)[1][0].reason == "failed"
+    new = job("p", 1 << 12, 1)
+    worker.submit([new])
+    assert isinstance(out.get(timeout=10), Piece) and old.id == new.id
+    worker.cancel([old])
+    assert collect(out, 1)[1][1].reason == "length" and not [x for x in log if x[0] == "cancel"]
+    capfd.readouterr()
+
+
 def test_stopping_ends_everybody() -> None:
     worker = Worker(lambda: Counting([]))
     out: queue.Queue[Any] = queue.Queue()
     worker.start()
-    worker.submit([Job(0, Request((97,), 1 << 20), Reader(letters), out.put)])
+    worker.submit([Job(0, Request((97,), 1 << 20), Talk(letters), out.put)])
     out.get(timeout=10)
     worker.stop()
     *_, last = [out.get() for _ in range(out.qsize())]
     assert last == End(0, "failed", error="the server is stopping")
-    worker.submit([Job(1, Request((97,), 5), Reader(letters), out.put)])
+    worker.submit([Job(1, Request((97,), 5), Talk(letters), out.put)])
     assert out.get(timeout=1) == End(1, "failed", error="the server is stopping") and worker.ended
 
 
@@ -166,9 +184,9 @@ def test_no_second_session(capfd: Any, monkeypatch: Any) -> None:
     worker = Worker(lambda: next(sessions))
     out: queue.Queue[Any] = queue.Queue()
     worker.start()
-    worker.submit([Job(0, Request((13,), 5), Reader(letters), out.put)])
+    worker.submit([Job(0, Request((13,), 5), Talk(letters), out.put)])
     assert out.get(timeout=10).reason == "failed"
-    worker.submit([Job(1, Request((97,), 5), Reader(letters), out.put)])
+    worker.submit([Job(1, Request((97,), 5), Talk(letters), out.put)])
     assert out.get(timeout=10).reason == "failed"
     worker.stop()
     assert worker.ended and "broken" in capfd.readouterr().err
@@ -176,7 +194,7 @@ def test_no_second_session(capfd: Any, monkeypatch: Any) -> None:
 
 def test_a_client_that_stops_reading_is_let_go() -> None:
     """`send` never returns: after send_seconds the request is over and its job has left the session."""
-    pytest.importorskip("starlette")
+    pytest.importorskip("starlette", reason="needs starlette: pip install 'shoestring[serve]'")
     from shoestring.serve.app import Answer, Service
     from shoestring.serve.schema import Limits
 

@@ -29,8 +29,8 @@ class Letters:
 
 @pytest.fixture(scope="session")
 def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch = pytest.importorskip("torch")
-    transformers = pytest.importorskip("transformers")
+    torch = pytest.importorskip("torch", reason="needs torch: pip install 'shoestring[train]'")
+    transformers = pytest.importorskip("transformers", reason="needs transformers: pip install 'shoestring[train]'")
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("base")
     config = transformers.LlamaConfig(
@@ -88,6 +88,30 @@ def drive() -> Callable[..., list[Any]]:
                 reply = "stop" if until is not None and event.step > until else "go"
 
     return answer
+
+
+@pytest.fixture
+def kill() -> Callable[..., int]:
+    """kill(events, more) → the step of the only checkpoint; the stage is dropped `more` finished steps after it."""
+
+    def drop(events: Any, more: int) -> int:
+        from shoestring.records import Checkpoint, Intent
+
+        saved: list[int] = []
+        reply = None
+        while True:
+            event = events.send(reply)
+            reply = "go" if isinstance(event, Intent) else None
+            if isinstance(event, Checkpoint):
+                saved.append(event.step)
+            if isinstance(event, Intent) and saved and event.step > saved[0] + more:
+                break
+        assert len(saved) == 1
+        events.gi_frame.f_locals["trainer"].saves.wait()  # the checkpoint's own thread: a kill within it is another test's
+        events.close()
+        return saved[0]
+
+    return drop
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import pytest
 from shoestring.data import decontaminate, dedupe, quality, select, traps
 from shoestring.estimate.flops import ModelShape
 from shoestring.estimate.machine import prior
-from shoestring.records import Problem, UserError
+from shoestring.records import Problem, StepReport, UserError
 from shoestring.stages import _curate_pool, curate
 from shoestring.stages.context import Facts, read_lines, write_lines
 from shoestring.stages.workbench import load_problems, spread
@@ -74,6 +74,30 @@ def test_recorded_rates_cost_nothing(make_context: Any, drive: Any, tmp_path: Pa
     for p in own[5:20]:
         if p.id in rows:
             assert rows[p.id]["pass_rate"] == 0.5 and rows[p.id]["rates"] == {"a": 0.25, "b": 0.0}
+
+
+def test_why_answers_got_what_they_got(make_context: Any, drive: Any, tmp_path: Path) -> None:
+    """A step's verdicts are counted by their reason, as grpo counts them."""
+    events = drive(curate.run(curate.Config(**SMALL), {}, make_context(tmp_path, "curate")))
+    reports = [e for e in events if isinstance(e, StepReport) and "verdicts" in e.extra]
+    assert reports and sum(sum(r.extra["verdicts"].values()) for r in reports) == SMALL["candidates"] * SMALL["samples"]
+    assert {k for r in reports for k in r.extra["verdicts"]} <= {"right", "wrong", "no answer", "unreadable"}
+
+
+def test_a_made_problem_that_nobody_can_grade_is_counted(make_context: Any, drive: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    factory = pytest.importorskip("reasoning_gym.factory", reason="needs Reasoning Gym: pip install 'shoestring[gym]'")
+    real = factory.create_dataset
+
+    def made(name: str, **config: Any) -> list[dict[str, Any]]:
+        data = real(name, **config)
+        return [{**data[i], "answer": "" if i in (3, 4) else data[i]["answer"]} for i in range(config["size"])]
+
+    monkeypatch.setattr(factory, "create_dataset", made)
+    config = curate.Config(**SMALL | dict(sources=["gym:gcd?size=80&seed=2", "bundled:chain_sum"], samples=0))
+    drive(curate.run(config, {}, make_context(tmp_path, "curate")))
+    rows = {r["step"]: r for r in json.loads((tmp_path / "funnel.json").read_text())}
+    assert rows["gradable"]["before"] - rows["gradable"]["after"] == 2 and rows["gradable"]["why"] == "2 unparseable answer (gym: gcd)"
+    assert rows["collected"]["after"] == rows["gradable"]["before"]
 
 
 def test_nobody_is_asked(make_context: Any, drive: Any, tmp_path: Path) -> None:

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("torch")
-pytest.importorskip("httpx2")
+pytest.importorskip("torch", reason="needs torch: pip install 'shoestring[train]'")
+pytest.importorskip("httpx2", reason="needs httpx2: pip install 'shoestring[endpoint]'")
 
 import scripted_teacher as st
 
@@ -92,8 +92,9 @@ def test_verified_answers_of_an_endpoint(taught: Any) -> None:
     said = meta(events)
     assert (said["teacher"], said["teacher_attempts"], said["teacher_tokens"]["out"]) == ("m", 6, 72)
     assert said["invalid"]["before"] == pytest.approx(1 / 6, abs=1e-3) and said["invalid"]["kept"] == 0.0
+    assert said["verdicts"] == {"right": 5, "wrong": 1}
     last = [e for e in events if isinstance(e, StepReport)][-1]
-    assert last.extra["invalid"] == said["invalid"] and last.step == last.total == 7
+    assert last.extra["invalid"] == said["invalid"] and last.extra["verdicts"] == said["verdicts"] and last.step == last.total == 7
     line = findings.invalid(said["invalid"], said)
     assert line.startswith("invalid (measured; the grader does not find them right): 16.7% of 6 replies") and "72 written" in line
     assert all(s_["body"]["max_tokens"] == 64 and s_["body"]["stream"] for s_ in s.seen)

@@ -15,7 +15,7 @@ from shoestring.stages.context import read_lines
 
 
 def test_chunks_are_graded_at_once_as_one_by_one(make_context: Any, drive: Any, tmp_path: Path) -> None:
-    pytest.importorskip("torch")
+    pytest.importorskip("torch", reason="needs torch: pip install 'shoestring[train]'")
     config = evaluate.Config(sources=["bundled:lcm", "bundled:gcd"], per_family=3, shots=0, max_new=4, heldout=False)
     events = drive(evaluate.run(config, {}, make_context(tmp_path / "a", "score", planned_seconds=60.0)))
     (report,) = [e for e in events if isinstance(e, StepReport)]

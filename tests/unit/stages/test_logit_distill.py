@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-torch = pytest.importorskip("torch")
+torch = pytest.importorskip("torch", reason="needs torch: pip install 'shoestring[train]'")
 
 from shoestring import stages  # noqa: E402
 from shoestring.estimate.flops import ModelShape  # noqa: E402
@@ -140,6 +140,7 @@ def test_killed_between_checkpoints_replays_to_the_same_weights(
     keys: dict[str, Any],
     go: Any,
     make_context: Any,
+    kill: Any,
     traces: Any,
     teacher: Path,
     student: Path,
@@ -149,18 +150,9 @@ def test_killed_between_checkpoints_replays_to_the_same_weights(
     go("whole", **keys)
     context = make_context(tmp_path / "cut", "kd", base=student, checkpoint_seconds=10.0)
     events = logit_distill.run(Config(**(SETTINGS | {"teacher": str(teacher)} | keys)), traces, context)
-    saved, reply = [], None
-    while True:
-        event = events.send(reply)
-        reply = "go" if isinstance(event, Intent) else None
-        if isinstance(event, Checkpoint):
-            saved.append(event.step)
-        if isinstance(event, Intent) and saved and event.step > saved[0] + 1:
-            break
-    events.gi_frame.f_locals["trainer"].saves.wait()
-    events.close()
+    saved = kill(events, more=1)
     resumed = go("cut", **keys)
-    assert steps(resumed)[0].step == saved[0] + 1 and len(looks(resumed)) == 1
+    assert steps(resumed)[0].step == saved + 1 and len(looks(resumed)) == 1
     a, b = (final_state(tmp_path / where / "checkpoints" / "kd") for where in ("whole", "cut"))
     assert all(torch.equal(a[k], b[k]) for k in a)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-torch = pytest.importorskip("torch")
+torch = pytest.importorskip("torch", reason="needs torch: pip install 'shoestring[train]'")
 
 from shoestring import rewards  # noqa: E402
 from shoestring.estimate import adapters  # noqa: E402

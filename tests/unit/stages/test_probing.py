@@ -60,8 +60,9 @@ class Asked:
         monkeypatch.setattr("shoestring.generate.engine.Engine", lambda *a: None)
         monkeypatch.setattr(workbench, "sample", self.sample)
 
-    def sample(self, engine: Any, requests: Any, asked: Sequence[Problem], *rest: Any) -> list[Any]:
+    def sample(self, engine: Any, requests: Any, asked: Sequence[Problem], *rest: Any, reasons: Any) -> list[Any]:
         self.calls += 1
+        reasons.update({"right": round(self.shares[self.step] * len(asked))})
         return [SimpleNamespace(score=float(i < self.shares[self.step] * len(asked)), tokens=(1, 2)) for i in range(len(asked))]
 
 
@@ -81,7 +82,7 @@ def look(probe: probing.Probe, trainer: Any, answer: str = "go") -> tuple[str, l
 
 
 def test_looks_at_intervals_and_stops_when_it_does_not_pay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("torch")
+    pytest.importorskip("torch", reason="needs torch: pip install 'shoestring[train]'")
     money = iter([0.00, 0.05, 0.10, 0.15, 0.2])
     given = inputs(tmp_path, problems(290, "a"))
     trainer: Any = Asked(monkeypatch, {0: 0.2, 10: 0.5, 20: 0.5, 30: 0.51})
@@ -98,6 +99,7 @@ def test_looks_at_intervals_and_stops_when_it_does_not_pay(tmp_path: Path, monke
     assert trainer.step == 30 and set(said[:-1]) == {"go"} and trainer.calls == 4
     assert [r.step for r in reports] == [1, 2, 3, 4] and {r.stage for r in reports} == {"sft.probe"}
     first, second, third, last = (r.extra for r in reports)
+    assert [r.extra["verdicts"]["right"] for r in reports] == [19, 48, 48, 49]
     assert "pays" not in first and second["pays"] and not third["pays"] and not third["early_stop"] and last["early_stop"]
     assert last["since_step"] == 10 and last["usd_since"] == pytest.approx(0.10) and "stopped early at step 30 of 60" in last["notice"]
     assert "at $0.01 a point" in second["notice"] and "+29.2 points for $0.0500 since step 0" in second["notice"]
@@ -113,7 +115,7 @@ def test_looks_at_intervals_and_stops_when_it_does_not_pay(tmp_path: Path, monke
 
 
 def test_no_money_for_a_probe_is_a_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("torch")
+    pytest.importorskip("torch", reason="needs torch: pip install 'shoestring[train]'")
     trainer: Any = Asked(monkeypatch, {0: 0.5})
     probe = probing.of(context(tmp_path), inputs(tmp_path, problems(40, "a")), 6)
     assert probe is not None

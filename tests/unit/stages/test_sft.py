@@ -135,25 +135,15 @@ def test_stopped_and_resumed_is_uninterrupted_bit_for_bit(
 
 
 def test_killed_between_checkpoints_replays_to_the_same_weights(
-    make_context: Any, drive: Any, traces: Any, tmp_path: Path, final_state: Any
+    make_context: Any, drive: Any, kill: Any, traces: Any, tmp_path: Path, final_state: Any
 ) -> None:
     import torch
 
     run(make_context, drive, tmp_path / "whole", traces)
     events = sft.run(CONFIG, traces, make_context(tmp_path / "cut", "sft", checkpoint_seconds=10.0))
-    saved, reply = [], None
-    while True:
-        event = events.send(reply)
-        reply = "go" if isinstance(event, Intent) else None
-        if isinstance(event, Checkpoint):
-            saved.append(event.step)
-        if isinstance(event, Intent) and saved and event.step > saved[0] + 2:
-            break
-    assert len(saved) == 1  # two steps were done after it
-    events.gi_frame.f_locals["trainer"].saves.wait()
-    events.close()
+    saved = kill(events, more=2)
     resumed = run(make_context, drive, tmp_path / "cut", traces)
-    assert next(e for e in resumed if isinstance(e, StepReport)).step == saved[0] + 1
+    assert next(e for e in resumed if isinstance(e, StepReport)).step == saved + 1
     a, b = (final_state(tmp_path / where / "checkpoints" / "sft") for where in ("whole", "cut"))
     assert all(torch.equal(a[k], b[k]) for k in a)
 
@@ -172,3 +162,29 @@ def test_missing_or_empty_traces_are_one_clear_line(make_context: Any, drive: An
     empty = write_lines(tmp_path / "none.jsonl", [])
     with pytest.raises(UserError, match="no traces"):
         run(make_context, drive, tmp_path, {"traces": empty})
+
+
+def test_steps_take_the_place_of_epochs() -> None:
+    config = Config(epochs=2.0, steps=5, batch=4)
+    assert steps_of(config, 100) == 5 == len(batches_of(config, 0, [3] * 100))
+    assert len(batches_of(config, 0, [3] * 6)) == 5  # over and over
+    with pytest.raises(ValueError, match="steps = -1"):
+        Config(steps=-1)
+
+
+def test_a_random_start_is_the_seeds_and_not_the_bases(make_context: Any, drive: Any, traces: Any, tmp_path: Path) -> None:
+    """The checkpoint after steps at a rate near zero is the drawn weights: alike for one seed, other for another, and the
+    base's nowhere."""
+    from shoestring.train.checkpoints import read_tensors
+
+    found: dict[str, Any] = {}
+    for name, start, seed in (("a", "random", 0), ("b", "random", 0), ("c", "random", 1), ("d", "base", 0)):
+        context = make_context(tmp_path / name, "sft", seed=seed)
+        drive(sft.run(Config(steps=1, batch=2, lr=1e-12, start=start), traces, context))
+        last = max(context.checkpoints.glob("step-*"))
+        found[name] = {k: t for k, t in read_tensors(last, "master/").items() if t.ndim > 1}
+    for key, drawn in found["a"].items():
+        assert (drawn - found["b"][key]).abs().max() < 1e-6
+        assert all((drawn - found[other][key]).abs().max() > 1e-3 for other in "cd")
+    with pytest.raises(ValueError, match="with lora"):
+        Config(start="random", lora=4)

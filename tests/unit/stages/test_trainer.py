@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-torch = pytest.importorskip("torch")
+torch = pytest.importorskip("torch", reason="needs torch: pip install 'shoestring[train]'")
 
 from shoestring.estimate.flops import ModelShape  # noqa: E402
 from shoestring.estimate.memory import choose_recompute, rollout_bytes  # noqa: E402

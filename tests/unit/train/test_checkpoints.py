@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-torch = pytest.importorskip("torch")
+torch = pytest.importorskip("torch", reason="needs torch: pip install 'shoestring[train]'")
 
 from safetensors import SafetensorError  # noqa: E402
 

@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 
-torch = pytest.importorskip("torch")
+torch = pytest.importorskip("torch", reason="needs torch: pip install 'shoestring[train]'")
 
 from shoestring.data.packing import pack  # noqa: E402
 from shoestring.records import Trace  # noqa: E402
 from shoestring.stages.grpo import Config, advantages, to_example  # noqa: E402
-from shoestring.train.losses import linear_logprobs, policy_loss  # noqa: E402
+from shoestring.train.losses import linear_logprobs  # noqa: E402
+from shoestring.train.policy import policy_loss  # noqa: E402
 
 
 def ours(h: Any, w: Any, ids: Any, mask: Any, advantage: Any, old: Any, low: float, high: float, t: float) -> tuple:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-torch = pytest.importorskip("torch")
+torch = pytest.importorskip("torch", reason="needs torch: pip install 'shoestring[train]'")
 
 import torch.nn.functional as F  # noqa: E402
 
@@ -17,7 +17,8 @@ from shoestring.records import Document, Example  # noqa: E402
 from shoestring.stages import sft  # noqa: E402
 from shoestring.train import losses  # noqa: E402
 from shoestring.train.losses import CHUNK, PANEL, linear_cross_entropy, linear_logprobs  # noqa: E402
-from shoestring.train.step import Clip, accumulate  # noqa: E402
+from shoestring.train.policy import Policy  # noqa: E402
+from shoestring.train.step import accumulate  # noqa: E402
 
 VOCAB = 61
 
@@ -45,7 +46,7 @@ def gradients(model: Any) -> dict[str, Any]:
     return found
 
 
-def unpacked(model: Any, examples: Sequence[Example], clip: Clip | None) -> tuple[float, dict[str, Any]]:
+def unpacked(model: Any, examples: Sequence[Example], clip: Policy | None) -> tuple[float, dict[str, Any]]:
     """The slow twin: one sequence at a time, full logits, plain log_softmax, autograd."""
     weight_sum = sum(sum(e.weight) for e in examples)
     total = 0.0
@@ -72,9 +73,9 @@ def same(a: dict[str, Any], b: dict[str, Any], relative: Any, tolerance: float =
         assert relative(a[name], b[name]) < tolerance, name
 
 
-@pytest.mark.parametrize("clip", [None, Clip(0.2, 0.28, 1.0), Clip(0.1, 0.1, 0.7)], ids=["sft", "grpo", "grpo T=0.7"])
+@pytest.mark.parametrize("clip", [None, Policy(0.2, 0.28, 1.0), Policy(0.1, 0.1, 0.7)], ids=["sft", "grpo", "grpo T=0.7"])
 @pytest.mark.parametrize("sizes", [{}, {"tied": False, "kv_heads": 3}], ids=["tied", "untied"])
-def test_packed_is_unpacked(clip: Clip | None, sizes: dict[str, Any], tiny_decoder: Any, relative: Any) -> None:
+def test_packed_is_unpacked(clip: Policy | None, sizes: dict[str, Any], tiny_decoder: Any, relative: Any) -> None:
     model, examples = tiny_decoder(**sizes), make_examples()
     loss, twin = unpacked(model, examples, clip)
     batches = pack(examples, 4096)
@@ -86,8 +87,8 @@ def test_packed_is_unpacked(clip: Clip | None, sizes: dict[str, Any], tiny_decod
     same(gradients(model), twin, relative)
 
 
-@pytest.mark.parametrize("clip", [None, Clip()], ids=["sft", "grpo"])
-def test_any_split_into_micro_batches_is_one_gradient(clip: Clip | None, tiny_decoder: Any, relative: Any) -> None:
+@pytest.mark.parametrize("clip", [None, Policy()], ids=["sft", "grpo"])
+def test_any_split_into_micro_batches_is_one_gradient(clip: Policy | None, tiny_decoder: Any, relative: Any) -> None:
     model, examples = tiny_decoder(), make_examples(1)
     whole = accumulate(model, pack(examples, 4096), clip)
     reference = gradients(model)
@@ -105,11 +106,11 @@ def test_any_split_into_micro_batches_is_one_gradient(clip: Clip | None, tiny_de
 
 def test_a_micro_batch_with_nothing_to_train_changes_nothing(tiny_decoder: Any, relative: Any) -> None:
     model, examples = tiny_decoder(), make_examples(2)
-    result = accumulate(model, pack(examples, 4096), Clip())
+    result = accumulate(model, pack(examples, 4096), Policy())
     reference = gradients(model)
     forced = Example((1, 2, 3), (0.0, 0.0, 0.0), 2, 1.0)
     batches = [*pack(examples, 4096), collate([forced], [(0, [0])], 1.0, 1)]
-    again = accumulate(model, batches, Clip())
+    again = accumulate(model, batches, Policy())
     assert again.measures == result.measures and again.loss == result.loss
     same(gradients(model), reference, relative)
 

@@ -103,7 +103,7 @@ def _state(specs: Sequence[str]) -> list[str]:
     """The specs with the size and time of change of those that are files."""
     found = []
     for spec in specs:
-        path = Path(spec.partition("?")[0])
+        path = Path(sources_of.located(spec).partition("?")[0])
         stat = path.stat() if path.is_file() else None
         found.append(json.dumps([spec, stat.st_size, stat.st_mtime_ns] if stat else [spec]))
     return found

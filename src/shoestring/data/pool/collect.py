@@ -49,7 +49,8 @@ def complaint(said: str) -> str:
     for words, kind in (
         ("is not JSON", "not JSON"), ("UTF-8", "not UTF-8"), ("no column", "a column missing"), ("is null", "a field empty"),
         ("prompt is empty", "a field empty"), ("must be a JSON object", "no object"), ("fields where the header", "not CSV"),
-        ("is not CSV", "not CSV"), ("the split must be", "unknown split"), ("must be", "a field of the wrong type"),
+        ("is not CSV", "not CSV"), ("cannot be graded", "unparseable answer"), ("the split must be", "unknown split"),
+        ("must be", "a field of the wrong type"),
     ):  # fmt: skip
         if words in said:
             return kind

@@ -5,6 +5,7 @@ The order in which batches come back is Daft's own; every row carries its number
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,7 +19,12 @@ BATCH = 4096  # rows that a function sees at once
 
 
 def daft() -> Any:
-    """The module. UserError where it is missing."""
+    """The module. UserError where it is missing, or Ray is, which DAFT_RUNNER=ray asks for."""
+    if os.environ.get("DAFT_RUNNER", "").lower() == "ray" and importlib.util.find_spec("ray") is None:
+        raise UserError(
+            "curate: DAFT_RUNNER=ray asks for Ray, which is not installed: pip install 'shoestring[ray]', or unset DAFT_RUNNER "
+            "to run on this machine's cores"
+        )
     os.environ.setdefault("DAFT_ANALYTICS_ENABLED", "0")  # it would report its import to its makers
     os.environ.setdefault("DAFT_PROGRESS_BAR", "0")
     try:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+import socket
+import urllib.parse
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -28,8 +32,48 @@ def _module(name: str) -> Any:
     return datasets
 
 
-def _failed(name: str, error: Exception) -> UserError:
+def _reached(address: str) -> bool:
+    """Whether the address has a number here; behind a proxy, which knows more names than we do, it is taken for reached."""
+    parts = urllib.parse.urlsplit(address)
+    host = parts.hostname or ""
+    if parts.scheme in urllib.request.getproxies() and not urllib.request.proxy_bypass(host):
+        return True
+    try:
+        socket.getaddrinfo(host, parts.port or 443)
+    except OSError:
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def _asking(module: Any, name: str) -> Iterator[None]:
+    """Where the hub has no address its library would ask for it six times, 24 s in all (measured): it is told to look into
+    its cache alone. What it raises leaves as a UserError of one line."""
+    from huggingface_hub import constants
+
+    places: tuple[Any, ...] = (constants, module.config) if hasattr(module, "config") else (constants,)
+    before = [p.HF_HUB_OFFLINE for p in places]
+    away = not constants.HF_HUB_OFFLINE and not _reached(constants.ENDPOINT)
+    try:
+        if away:
+            for p in places:
+                p.HF_HUB_OFFLINE = True
+        yield
+    except Exception as error:  # the library raises many kinds; each means that there are no rows
+        raise _failed(name, error, constants.ENDPOINT if away else "") from None
+    finally:
+        for p, value in zip(places, before, strict=True):
+            p.HF_HUB_OFFLINE = value
+
+
+def _failed(name: str, error: Exception, away: str = "") -> UserError:
+    """away: the hub's address, where there is no way to it."""
     said = " ".join(str(error).split())[:140]
+    if away:
+        return UserError(
+            f"data set {name!r}: cannot be read from the hub ({type(error).__name__}: {said}); {away} cannot be reached from "
+            "here, and the data set is not in the cache: check the network, or give a file that is on this machine"
+        )
     return UserError(
         f"data set {name!r}: cannot be read from the hub ({type(error).__name__}: {said}); "
         "check the id, config and split, or give a file that is on this machine"
@@ -40,10 +84,8 @@ def rows(name: str, split: str = "train", config: str = "") -> Iterator[Row]:
     """The rows of one split in the hub's order, with "org/name:N" as their place. Raises UserError (one line) where the
     library is missing, or the hub cannot be reached, or does not know the id, config or split."""
     module = _module(name)
-    try:
+    with _asking(module, name):
         stream = module.load_dataset(name, config or None, split=split, streaming=True)
-    except Exception as error:  # the library raises many kinds; each means that there are no rows
-        raise _failed(name, error) from None
     licence = str(getattr(getattr(stream, "info", None), "license", "") or "")
     return _rows(name, stream, licence)
 
@@ -59,8 +101,6 @@ def _rows(name: str, stream: Any, licence: str) -> Iterator[Row]:
 def count(name: str, split: str = "train", config: str = "") -> int | None:
     """How many rows the hub states for a split; None where it states none."""
     module = _module(name)
-    try:
+    with _asking(module, name):
         splits = module.load_dataset_builder(name, config or None).info.splits or {}
-    except Exception as error:
-        raise _failed(name, error) from None
     return int(splits[split].num_examples) if split in splits and splits[split].num_examples else None

@@ -7,7 +7,7 @@ import hashlib
 import importlib
 import json
 import urllib.parse
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import version
 from typing import Any
 
@@ -27,6 +27,7 @@ SCORED = frozenset(
     word_sorting""".split()  # noqa: SIM905
 )
 _DEFAULTS = {"size": 500, "seed": 0}
+NONE = "\x00"  # stands for an answer that the generator does not state; it leaves this module in no problem
 
 
 def _module() -> Any:
@@ -61,13 +62,21 @@ def split_of(key: str) -> str:
 
 
 def load(rest: str, split: str | None = None, check: Callable[[Problem], None] | None = None) -> list[Problem]:
-    """The problems of "NAME?config": distinct questions in the generator's order.
+    """The problems of `made`, those that cannot be graded left out."""
+    return [p for p in made(rest, split, check) if isinstance(p, Problem)]
+
+
+def made(
+    rest: str, split: str | None = None, check: Callable[[Problem], None] | None = None
+) -> Iterator[Problem | str]:
+    """The problems of "NAME?config": distinct questions in the generator's order, or why one cannot be graded: a generator
+    now and then states a gold that nothing can be compared with, and that says nothing of the others.
 
     config: Reasoning Gym's own keys for the family, with size (default 500, before splitting and dropping repeats) and
     seed (default 0).
     Families of `SCORED` are graded by their own verifier ("gym"), the others by "exact".
     Train and test share no operands (`answers.operand_key`). Raises UserError if Reasoning Gym is
-    missing, the family is unknown, or the configuration is refused.
+    missing, the family is unknown, the configuration is refused, or not one of the answers can be graded.
     """
     name, _, query = rest.partition("?")
     factory = _module()
@@ -81,14 +90,22 @@ def load(rest: str, split: str | None = None, check: Callable[[Problem], None] |
     except (TypeError, ValueError, AssertionError, AttributeError) as error:
         raise UserError(f"gym: {name} refuses its configuration: {' '.join(str(error).split())}") from None
     problems = [p for p in _distinct(name, config, entries) if split in (None, split_of(_key(p)))]
-    for p in problems:
-        try:
-            (check or _gradable)(p)
-        except ValueError as error:
-            raise UserError(f"gym: {name}: the answer of {p.prompt[:60]!r} cannot be graded: {error}") from None
     if not problems:
         raise UserError(f"gym: {name} with {query or 'its defaults'} leaves no problem in the split {split!r}")
-    return problems
+    found = [_checked(name, p, check or _gradable) for p in problems]
+    if all(isinstance(f, str) for f in found):
+        raise UserError(f"gym: {name}: none of its {len(found)} answers can be graded; of the first: {found[0]}")
+    yield from found
+
+
+def _checked(name: str, problem: Problem, check: Callable[[Problem], None]) -> Problem | str:
+    if problem.answer == NONE:
+        return f"gym: {name}: the answer of {problem.prompt[:60]!r} cannot be graded: the family states none"
+    try:
+        check(problem)
+    except ValueError as error:
+        return f"gym: {name}: the answer of {problem.prompt[:60]!r} cannot be graded: {error}"
+    return problem
 
 
 def _key(problem: Problem) -> str:
@@ -104,14 +121,12 @@ def _distinct(name: str, config: Mapping[str, Any], entries: list[Any]) -> list[
     source = f"reasoning-gym {version('reasoning_gym')} {name} {json.dumps(shown, sort_keys=True)} seed={config['seed']}"
     seen: dict[str, Problem] = {}
     for entry in entries:
-        if entry["answer"] is None:
-            raise UserError(f"gym: {name} states no right answer to its questions, so that nothing can be compared with one")
-        prompt, answer = entry["question"].strip(), str(entry["answer"]).strip()
+        prompt, answer = entry["question"].strip(), NONE if entry["answer"] is None else str(entry["answer"]).strip()
         if prompt not in seen:
             graded: dict[str, Any] = {}
             if name in SCORED:  # its verifier reads the metadata, as JSON since that is how problems travel
                 graded = {"grader": "gym", "grader_args": {"metadata": json.loads(json.dumps(entry["metadata"]))}}
-            solution = solve(name, prompt, answer) if answers.normalise(answer) else None
+            solution = solve(name, prompt, answer) if answer != NONE and answers.normalise(answer) else None
             seen[prompt] = Problem.make(
                 prompt, answer, solution=solution, source=source, licence="Apache-2.0", domain=name, **graded
             )
