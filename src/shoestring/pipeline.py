@@ -259,6 +259,7 @@ class Pipeline:
             machine=self.sku, shape=self.shape, profile=self.profile,
             inputs={k: self.run_dir / v for k, v in self.state["artifacts"].items()},
             priced=lambda sku: sku in self.book and sku not in self.book.clashes,
+            cost=lambda usages: float(self.book.cost(usages)),
             fits=lambda intent: self.lease.fits(intent, self._stop_seconds),
             usd=lambda seconds: seconds * self.usd_per_second, accrued=self.lease.spent, clock=self.clock, position=i,
             planned_seconds=planned, worth=None if self.recipe.terms.worth is None else float(self.recipe.terms.worth),

@@ -17,11 +17,10 @@ from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
 import tomlkit
-from tomlkit.exceptions import ParseError
 
 from shoestring import terms
 from shoestring.records import UserError, content_hash
-from shoestring.tables import config_keys, convert, located, nearest, one_line, positions, toml_value
+from shoestring.tables import config_keys, convert, located, nearest, parse, positions, text_of, toml_value
 from shoestring.terms import BadTerm, Terms, money_text
 from shoestring.terms import parse_money as parse_money
 
@@ -120,17 +119,7 @@ class Recipe:
 def load(path: str | Path, configs: Mapping[str, type], overrides: Sequence[str] = (), seed: int | None = None) -> Recipe:
     """Read a recipe file. `configs` maps a stage module's name to its Config dataclass; `overrides` are the values of
     `--set`; `seed`, where given, wins over both. Raises UserError (one line) for anything wrong with the input."""
-    try:
-        raw = Path(path).read_bytes()
-    except OSError as e:
-        raise UserError(f"{path}: cannot read the recipe: {(e.strerror or str(e)).lower()}") from None
-    except ValueError:  # a NUL byte in the name
-        raise UserError(f"{str(path)!r} is not a file name") from None
-    try:
-        text = raw.decode("utf-8-sig")
-    except UnicodeDecodeError as e:
-        line = raw.count(b"\n", 0, e.start) + 1
-        raise UserError(f"{path}:{line}: not UTF-8 (byte 0x{raw[e.start]:02x})") from None
+    text = text_of(path, "the recipe")
     return loads(text, configs, overrides, seed, origin=str(path))
 
 
@@ -152,14 +141,7 @@ class _Reader:
 
     def __init__(self, text: str, configs: Mapping[str, type], origin: str) -> None:
         self.configs, self.origin = configs, origin
-        try:
-            self.top: dict[str, Any] = tomlkit.parse(text).unwrap()
-        except ParseError as e:
-            said = re.sub(r" at line \d+ col \d+$", "", str(e))
-            raise UserError(f"{origin}:{e.line}:{e.col}: not TOML: {one_line(said)}") from None
-        except Exception as e:
-            said = "nested too deeply" if isinstance(e, RecursionError) else one_line(str(e))
-            raise UserError(f"{origin}:1: not TOML: {said or type(e).__name__}") from None
+        self.top = parse(text, origin)
         self.lines = positions(text)
         self.set: dict[tuple[str | int, ...], str] = {}
         stages = self.top.get("stage", [])

@@ -120,13 +120,36 @@ def paired_differences(before: Outcomes, after: Outcomes) -> dict[str, list[floa
 def paired_macro_interval(
     before: Outcomes, after: Outcomes, seed: int = 0, draws: int = 2000, confidence: float = 0.95
 ) -> tuple[float, Interval]:
-    """(difference of the macro averages after - before, its percentile interval).
+    """(difference of the macro averages after - before, its percentile interval). Ends stay within [-1, 1].
 
     Stratified paired bootstrap: the same problems in the same order in both, resampled together inside each family.
+
+    A family whose differences are all alike (two models that fail all of it, or answer it alike) looks certain to a
+    bootstrap, however few they are. As in `macro_interval` its uncertainty comes from Wilson's intervals (Wilson 1927), here
+    of the two shares that a paired difference is made of, problems gained and problems lost, and is combined with the rest
+    by squares (Zou and Donner 2008, section 2): 0 gained and 0 lost of 30 leave about 0.11 open on either side.
     """
     _z(confidence)
     differences = paired_differences(before, after)
-    return macro_average(differences), _bootstrap(differences, seed, draws, confidence)
+    gain = macro_average(differences)
+    low, high = _bootstrap(differences, seed, draws, confidence)
+    constant = [(values[0], len(values)) for _, values in sorted(differences.items()) if min(values) == max(values)]
+    if not constant:
+        return gain, (low, high)
+    below, above = (gain - low) ** 2, (high - gain) ** 2
+    for each, n in constant:
+        ends = _alike(each, n, confidence)
+        below += ((each - ends[0]) / len(differences)) ** 2
+        above += ((ends[1] - each) / len(differences)) ** 2
+    return gain, (max(-1.0, gain - math.sqrt(below)), min(1.0, gain + math.sqrt(above)))
+
+
+def _alike(gain: float, n: int, confidence: float) -> Interval:
+    """Interval of a mean difference where each of n problems differs by `gain` (Zou and Donner 2008, section 2)."""
+    gained, lost = max(gain, 0.0), max(-gain, 0.0)
+    (low_g, high_g), (low_l, high_l) = (wilson_interval(share * n, n, confidence) for share in (gained, lost))
+    below, above = math.hypot(gained - low_g, high_l - lost), math.hypot(high_g - gained, lost - low_l)
+    return max(-1.0, gain - below), min(1.0, gain + above)
 
 
 def mcnemar(before: Sequence[float], after: Sequence[float]) -> float:
@@ -215,27 +238,16 @@ def paired_problems(
 ) -> tuple[float, Interval, float]:
     """(mean difference after - before, its bootstrap interval over problems, two-sided p-value) on the same problems.
 
-    Differences that are all alike (two models that fail everything) look certain to a bootstrap, however few they are: their
-    interval is that of the shares of problems gained and lost, each with its Wilson interval, combined by squares.
+    The interval is that of `paired_macro_interval`, which has a width even where all differences are alike.
     Values of 0 and 1 give McNemar's exact test; means over several samples the sign-flip permutation test of the problems'
     differences, exact where there are at most 2^12 flips, else from `draws` random ones with one added to both counts
     (Phipson and Smyth 2010). Raises ValueError for unequal lengths and for no problems.
     """
     differences = paired_differences({"": before}, {"": after})[""]
     gain, ends = paired_macro_interval({"": before}, {"": after}, seed, min(draws, 2000), confidence)
-    if min(differences) == max(differences):
-        ends = _alike(gain, len(differences), confidence)
     if all(v in (0, 1) for v in (*before, *after)):
         return gain, ends, mcnemar(before, after)
     return gain, ends, sign_flip(differences, seed, draws)
-
-
-def _alike(gain: float, n: int, confidence: float) -> Interval:
-    """Interval of a mean difference where each of n problems differs by `gain` (Zou and Donner 2008, section 2)."""
-    gained, lost = max(gain, 0.0), max(-gain, 0.0)
-    (low_g, high_g), (low_l, high_l) = (wilson_interval(share * n, n, confidence) for share in (gained, lost))
-    below, above = math.hypot(gained - low_g, high_l - lost), math.hypot(high_g - gained, lost - low_l)
-    return max(-1.0, gain - below), min(1.0, gain + above)
 
 
 def sign_flip(differences: Sequence[float], seed: int = 0, draws: int = 5000) -> float:

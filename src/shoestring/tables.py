@@ -12,8 +12,36 @@ from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
 import tomlkit
+from tomlkit.exceptions import ParseError
 
 from shoestring.records import UserError
+
+
+def text_of(path: str | Path, what: str) -> str:
+    """The text of a file that a user wrote; what: "the recipe", for the complaint. Raises UserError, of one line."""
+    try:
+        raw = Path(path).read_bytes()
+    except OSError as e:
+        raise UserError(f"{path}: cannot read {what}: {(e.strerror or str(e)).lower()}") from None
+    except ValueError:  # a NUL byte in the name
+        raise UserError(f"{str(path)!r} is not a file name") from None
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as e:
+        line = raw.count(b"\n", 0, e.start) + 1
+        raise UserError(f"{path}:{line}: not UTF-8 (byte 0x{raw[e.start]:02x})") from None
+
+
+def parse(text: str, origin: str | Path) -> dict[str, Any]:
+    """The tables of a TOML text, as plain values. Raises UserError with the file, the line and what is wrong there."""
+    try:
+        return tomlkit.parse(text).unwrap()
+    except ParseError as e:
+        said = re.sub(r" at line \d+ col \d+$", "", str(e))
+        raise UserError(f"{origin}:{e.line}:{e.col}: not TOML: {one_line(said)}") from None
+    except Exception as e:
+        said = "nested too deeply" if isinstance(e, RecursionError) else one_line(str(e))
+        raise UserError(f"{origin}:1: not TOML: {said or type(e).__name__}") from None
 
 
 def config_keys(config_type: type) -> list[str]:

@@ -18,8 +18,8 @@ QWEN_SPLIT = (
 PAIRS = ["th", "he", "in", "an", "on", "er", "the"]
 
 
-def make(path: Path, family: str, hidden: int = 64, pre: str = "", template: str = CHATML, **more: Any) -> Path:
-    """A folder of `family`. pre: the tokenizer's split, by default the family's own."""
+def random_model(family: str, hidden: int = 64, **more: Any) -> Any:
+    """transformers' model of `family`, fp32, with sizes of whole quantisation blocks. more: keys of its configuration."""
     import torch
     import transformers
 
@@ -39,8 +39,18 @@ def make(path: Path, family: str, hidden: int = 64, pre: str = "", template: str
         for name, p in model.named_parameters():
             if "norm" in name or name.endswith("bias"):
                 p.add_(torch.randn_like(p) * 0.2)
-            p.copy_(p.half())
         model.get_input_embeddings().weight[0] = 0.125  # the padding's row, else zeros
+    return model
+
+
+def make(path: Path, family: str, hidden: int = 64, pre: str = "", template: str = CHATML, **more: Any) -> Path:
+    """A folder of `family`. pre: the tokenizer's split, by default the family's own."""
+    import torch
+
+    model = random_model(family, hidden, **more)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.copy_(p.half())
     model.save_pretrained(path)
     tokenizer(path, pre or ("pieces" if family == "gemma3" else "qwen2" if family.startswith("qwen") else "gpt2"), template)
     return path

@@ -108,11 +108,43 @@ def test_paired_interval_is_narrower_for_the_same_problems() -> None:
     gain, (low, high) = paired_macro_interval(before, after)
     assert gain == pytest.approx(0.1)
     assert 0 < low < 0.1 < high < 0.2
-    assert paired_macro_interval(before, before) == (0.0, (0.0, 0.0))
     with pytest.raises(ValueError, match="families"):
         paired_macro_interval(before, {"b": [1]})
     with pytest.raises(ValueError, match="100 outcomes"):
         paired_macro_interval(before, {"a": [1]})
+
+
+def test_alike_in_every_family_is_not_certain() -> None:
+    """Two models that are all wrong, or answer alike: what 0 gained and 0 lost of so many leave open, squared and added."""
+    wrong = {"a": [0] * 30, "b": [0] * 30}
+    gain, (low, high) = paired_macro_interval(wrong, wrong)
+    assert gain == 0 and high == pytest.approx(wilson_interval(0, 30)[1] * math.sqrt(2) / 2) == -low
+    assert high == pytest.approx(macro_interval(wrong)[1]), "as one all-wrong model against a constant"
+    same = {"a": [1, 0] * 15, "b": [0, 1, 1] * 10}
+    assert paired_macro_interval(same, same) == (0.0, (pytest.approx(low), pytest.approx(high)))
+    assert paired_macro_interval({"a": [0] * 900}, {"a": [0] * 900})[1][1] < 0.005
+    gain, (low, high) = paired_macro_interval({"a": [0] * 5, "b": [1] * 5}, {"a": [1] * 5, "b": [1] * 5})
+    assert gain == 0.5 and low < 0.5 < high
+    assert paired_macro_interval({"a": [0] * 2}, {"a": [1] * 2})[1][1] == 1.0, "ends stay within [-1, 1]"
+
+
+def test_an_alike_family_widens_the_paired_interval_of_the_others() -> None:
+    before, after = {"a": [1, 0] * 50}, {"a": [1, 0] * 40 + [1, 1] * 10}
+    gain, (low, high) = paired_macro_interval(before, after)
+    half, (lower, upper) = paired_macro_interval(before | {"b": [0] * 10}, after | {"b": [0] * 10})
+    b = wilson_interval(0, 10)[1]
+    assert half == pytest.approx(gain / 2)
+    assert half - lower == pytest.approx(math.hypot(gain - low, b) / 2) and upper - half == pytest.approx(math.hypot(high - gain, b) / 2)
+
+
+@given(st.lists(st.lists(st.tuples(st.integers(0, 1), st.integers(0, 1)), min_size=1, max_size=8), min_size=1, max_size=3))
+def test_the_paired_interval_has_a_width(pairs: list[list[tuple[int, int]]]) -> None:
+    """Wherever at least one family is alike in itself, the interval holds the gain between its ends."""
+    before, after = ({str(i): [p[k] for p in ps] for i, ps in enumerate(pairs)} for k in (0, 1))
+    gain, (low, high) = paired_macro_interval(before, after, draws=60)
+    assert -1 <= low <= high <= 1 and low < high
+    if any(len({b - a for a, b in ps}) == 1 for ps in pairs):
+        assert low - 1e-9 <= gain <= high + 1e-9
 
 
 def test_mcnemar_by_hand() -> None:

@@ -17,12 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import tomlkit
-from tomlkit.exceptions import ParseError
 
 from shoestring import recipe as recipes
 from shoestring.recipe import Recipe, StageTable
 from shoestring.records import UserError
-from shoestring.tables import located, nearest, one_line, positions
+from shoestring.tables import located, nearest, one_line, parse, positions, text_of
 from shoestring.terms import parse_money
 
 KEYS = ("name", "budget", "recipe", "seeds", "shared", "evaluate", "arm")
@@ -144,15 +143,8 @@ def _placed(message: str, where: Mapping[str, str]) -> UserError:
 
 def load(path: Path, configs: Mapping[str, type], rate: str = "") -> Ablation:
     """Read and check an ablation's file, every arm's recipe included. Raises UserError (one line, with file and line)."""
-    try:
-        text = path.read_text("utf-8-sig")
-        top: dict[str, Any] = tomlkit.parse(text).unwrap()
-    except OSError as e:
-        raise UserError(f"{path}: cannot read the ablation: {(e.strerror or str(e)).lower()}") from None
-    except UnicodeDecodeError:
-        raise UserError(f"{path}: not UTF-8") from None
-    except ParseError as e:
-        raise UserError(f"{path}:{e.line}:{e.col}: not TOML: {one_line(re.sub(r' at line .*$', '', str(e)))}") from None
+    text = text_of(path, "the ablation")
+    top = parse(text, path)
     made = _File(path, top, positions(text)).ablation(configs, rate)
     check(made)
     return made

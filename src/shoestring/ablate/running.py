@@ -108,6 +108,8 @@ class Runner:
         if self.resume and not (self.out / PLAN).exists():
             raise UserError(f"{self.out}: there is no ablation to resume; leave --resume away")
         rows = self.plan()
+        before = self.out / RESULT
+        self.raised = before.exists() and self.ablation.budget > Decimal(str(read(before)["budget_usd"]))
         if not self.resume:
             planning.refuse_if_too_small(self.ablation, planning.needed(rows, len(self.seeds)))
         self.out.mkdir(parents=True, exist_ok=True)
@@ -143,15 +145,26 @@ class Runner:
             self.results(results.DRAWS)
         return whole
 
-    def _done(self, job: Job) -> bool:
+    def _ended(self, job: Job) -> str:
+        """How a run has ended: "finished", "stopped" by its ceiling, "" not yet."""
         path = self.out / job.name / "run.json"
         state = read(path) if path.exists() else {}
-        return bool(state.get("closed")) and state["status"] in ("finished", "stopped")
+        return state["status"] if state.get("closed") and state["status"] in ("finished", "stopped") else ""
+
+    def _done(self, job: Job) -> bool:
+        """Whether nothing is left to do. A run that its ceiling stopped goes on under a bigger budget; what is shared must be
+        whole, since every arm reads it."""
+        ended = self._ended(job)
+        return ended == "finished" or (ended == "stopped" and job.arm != SHARED and not self.raised)
 
     def _missing(self, job: Job) -> Decimal:
-        """Planned dollars of a run less what it has used; something is left for coming back."""
-        usd = Decimal(str(self.planned[job.arm].usd[1]))
-        return max(usd - self.pool.posted(job.name), usd / 20)
+        """Planned dollars of a run less what it has used; something is left for coming back. Of one that reached its ceiling
+        the plan was too low: half of it again, above that ceiling."""
+        usd, posted = Decimal(str(self.planned[job.arm].usd[1])), self.pool.posted(job.name)
+        if self._ended(job) == "stopped":
+            reached = read(self.out / job.name / "run.json")["reached"] or posted
+            return max(Decimal(reached) - posted, Decimal(0)) + usd / 2
+        return max(usd - posted, usd / 20)
 
     def _ceiling(self, job: Job, others: Sequence[Job]) -> Decimal:
         """Dollars that this run may have used at its end: its plan, and of what the plan leaves over the same share as every
@@ -211,7 +224,7 @@ class Runner:
                 self._free(run)
         history.keep(folder)
         usd = self.pool.posted(job.name)
-        if not self._done(job):
+        if not self._ended(job):
             self._say(f"{job.name}: {ending.reason}")
             return False
         if job.arm != SHARED and ending.status == "finished":  # the result is in model/; dozens of runs would fill the disk
@@ -269,7 +282,8 @@ def prepare(
     rows = {r["name"]: r for r in before["stages"]}
     undone = [n for n in reused if rows[n]["status"] != "finished"]
     if undone:
-        raise UserError(f"{shared}: its stage {undone[0]!r} is {rows[undone[0]]['status']}; raise the budget and use --resume")
+        said = f"its stage {undone[0]!r} is {rows[undone[0]]['status']}"
+        raise UserError(f"{shared}: {said}; use --resume, with a bigger budget if there is little left")
     there = os.path.relpath(shared, folder)
     for row in state["stages"]:
         if row["name"] in reused:

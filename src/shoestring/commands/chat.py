@@ -174,7 +174,7 @@ class Chat:
             raise UserError(f"{len(prompt)} tokens are more than the model's window of {self.window}; /new forgets them")
         forced = self.thinking(room)
         request = Request(
-            prompt, min(self.max_tokens, room), self.temperature, self.seed + len(said), frozenset({self.tokenizer.end}),
+            prompt, min(self.max_tokens, room), self.temperature, self.seed + len(said), self.tokenizer.ends,
             logprobs=False, thinking=forced,
         )  # fmt: skip
         talk = Talk(self.tokenizer.decode, marks=marks_of(self.tokenizer, prompt, forced is not None))

@@ -23,6 +23,7 @@ def run(args: argparse.Namespace) -> int:
     from shoestring.estimate import machine
     from shoestring.estimate.headers import model_shape
     from shoestring.estimate.memory import available_bytes
+    from shoestring.generate import native
 
     def say(what: str) -> None:
         print(f"measuring: {what}", file=sys.stderr)
@@ -36,9 +37,11 @@ def run(args: argparse.Namespace) -> int:
     kept = machine.save_profile(key, profile)
     room = available_bytes()
     rates = {k: v for k, v in asdict(profile).items() if isinstance(v, dict)}
+    compiled, by = native.library()
     data: dict[str, Any] = {
         "cpu": machine.cpu_model(), "cores": machine.cores(), "flags": sorted(machine.cpu_flags() & FLAGS),
         "memory_available_gib": None if room is None else round(room / 2**30, 2), "versions": probe.versions(),
+        "native": {"compiled": compiled is not None, "by": by},
         "base": {"model": args.base, "parameters": shape.parameters()}, "gpus": cards, "rates": rates,
         "profile": {"key": key, "kept": kept, "file": str(machine.cache_folder() / "profile.json")},
         "seconds": round(time.perf_counter() - began, 2),
@@ -67,6 +70,8 @@ def _show(data: dict[str, Any]) -> None:
     print(f"processor    {data['cpu']}, {', '.join(data['flags']) or 'no flags known'}")
     print(f"cores        {data['cores']}" + (f", {memory:.1f} GiB of memory to be had" if memory is not None else ""))
     print("versions     " + ", ".join(f"{k} {data['versions'][k]}" for k in ("python", "torch", "transformers", "shoestring")))
+    compiled, by = data["native"]["compiled"], data["native"]["by"]
+    print("decode steps " + (f"compiled by {by}" if compiled else f"plain, which takes longer on a CPU: {by}"))
     for card in data["gpus"]:
         share = card["matmul_flops"] / card["peak_flops"]
         print(

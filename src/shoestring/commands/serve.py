@@ -26,7 +26,7 @@ def add(sub: Any) -> argparse.ArgumentParser:
     price_arguments(c)
     c.add_argument("--name", default="", help="the model id that clients give (default: the run's or the folder's)")
     c.add_argument("--slots", type=int, default=64, help="answers decoded together (default: 64)")
-    c.add_argument("--cache-tokens", type=int, metavar="N", help="tokens of keys and values kept (default: by the memory)")
+    c.add_argument("--cache-tokens", type=int, metavar="N", help="tokens of keys and values kept (default: 1,024 a slot)")
     c.add_argument("--max-tokens", type=int, metavar="N", help="the longest answer (default: what the model's window leaves)")
     c.add_argument("--max-requests", type=int, default=256, metavar="N", help="answers under way and waiting (default: 256)")
     return c

@@ -12,12 +12,8 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
-import tomlkit
-from tomlkit.exceptions import ParseError
-
 from shoestring.cost.decimals import brief, usd
-from shoestring.records import UserError
-from shoestring.tables import located, nearest, one_line, positions
+from shoestring.tables import located, nearest, parse, positions
 
 Basis = Literal["measured", "simulated", "literature", "given"]
 BASES = ("measured", "simulated", "literature", "given")
@@ -77,11 +73,7 @@ def exactly(value: Decimal | int | str, basis: Basis = "given", note: str = "") 
 
 def read(text: str, origin: str, keys: Sequence[Key]) -> tuple[dict[str, Value], dict[str, str]]:
     """(numbers by key, texts by key) of a TOML file. Raises UserError with file, line and the nearest right word."""
-    try:
-        tables: dict[str, Any] = tomlkit.parse(text).unwrap()
-    except ParseError as e:
-        said = re.sub(r" at line \d+ col \d+$", "", str(e))
-        raise UserError(f"{origin}:{e.line}:{e.col}: not TOML: {one_line(said)}") from None
+    tables = parse(text, origin)
     lines = positions(text)
     known = {k.name: k for k in keys}
     heads = {k.rpartition(".")[0] for k in known}

@@ -172,6 +172,17 @@ def attend(
     return o[:, 0] if t == 1 else o.sum(1, dtype=torch.float32).to(q.dtype)
 
 
+def rope_tables(
+    model: Any, layers: Sequence[Layer], positions: torch.Tensor
+) -> dict[int, tuple[torch.Tensor, torch.Tensor]]:  # fmt: skip
+    """cos and sin of every rope in use, each [b, head_dim] in the weights' type, the first half of sin negative."""
+    out: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+    for which in {layer.which for layer in layers if layer.which >= 0}:
+        cos, sin = model.rope(positions, which)
+        out[which] = (torch.cat((cos, cos), -1).to(model.embedding.dtype), torch.cat((-sin, sin), -1).to(model.embedding.dtype))
+    return out
+
+
 @torch.inference_mode()
 def step(
     model: Any, layers: Sequence[Layer], pool: BlockPool, plan: StepPlan, tokens: torch.Tensor, positions: torch.Tensor
@@ -182,19 +193,9 @@ def step(
     """
     c = model.config
     b, half = len(tokens), c.head_dim // 2
-    dtype = model.embedding.dtype
     turned = c.heads + c.kv_heads
-    ropes: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
-    masks: dict[int, torch.Tensor] = {}
-    for layer in layers:
-        if layer.which >= 0 and layer.which not in ropes:
-            cos, sin = model.rope(positions, layer.which)
-            ropes[layer.which] = (
-                torch.cat((cos, cos), -1).to(dtype)[:, None],
-                torch.cat((-sin, sin), -1).to(dtype)[:, None],
-            )
-        if layer.window not in masks:
-            masks[layer.window] = plan.mask(positions, layer.window)
+    ropes = rope_tables(model, layers, positions)
+    masks = {w: plan.mask(positions, w) for w in {layer.window for layer in layers}}
     write = (plan.write + (positions - plan.written_from)[:, None]).view(-1)
     act = _gelu if c.activation == "gelu_tanh" else F.silu
     x = F.embedding(tokens, model.embedding)
@@ -209,7 +210,7 @@ def step(
         if layer.which >= 0:
             cos, sin = ropes[layer.which]
             other = qk.roll(half, -1)
-            qk.mul_(cos).addcmul_(other, sin)
+            qk.mul_(cos[:, None]).addcmul_(other, sin[:, None])
         pool.flat[i].index_put_((write,), qkv[:, c.heads :].reshape(-1, c.head_dim))  # index_copy_ takes three times as long
         q = qkv[:, : c.heads].reshape(b, c.kv_heads, c.group, c.head_dim)
         o = plan.attend(q, pool, i, masks[layer.window], c.attention_scale)

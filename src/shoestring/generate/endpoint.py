@@ -143,6 +143,8 @@ class Endpoint:
                 yield index, event
 
     def _events(self, requests: Sequence[Request | TextRequest], streamed: bool) -> Iterator[tuple[int, Delta | Answer]]:
+        if any(getattr(r, "top_logprobs", 0) for r in requests):
+            raise UserError("endpoint: a server's likeliest other tokens are not read; ask for top_logprobs = 0")
         if requests:
             yield from _Run(
                 self._http, self.server, self.on_attempt, requests, streamed, self.repeat_paid, self.on_answer,

@@ -1,8 +1,11 @@
 """Budget forcing over a server that knows nothing of it: rounds of /completions, each continuing what was kept so far.
 
 With ids the rounds follow `forcing.Forcing`, as our engine does: greedy answers are the engine's. With text the thinking ends
-at stop strings, and its length is what the server counts. A round is a call of its own and is paid as one: the prompt and
-what was kept are sent again (servers with a prefix cache compute them once).
+at its marker or with the turn, and its length is what the server counts. A stop string of the request's own ends the whole
+answer wherever it shows, as it does in our engine, in the thinking and in forced words too.
+
+A round is a call of its own and is paid as one: the prompt and what was kept are sent again (servers with a prefix cache
+compute them once).
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
-from shoestring.generate.endpoint_wire import Answer, Attempt, Delta, TextRequest
+from shoestring.generate.endpoint_wire import Answer, Attempt, Delta, TextRequest, held_back
 from shoestring.generate.forcing import Forcing
 from shoestring.generate.request import Request
 from shoestring.generate.thinking import FINAL, TextThinking
@@ -112,16 +115,47 @@ class _Ids:
         return Answer(*kept, reason, error, text, attempts=tuple(self.attempts), **facts)
 
 
+class _Text:
+    """The text so far, cut before the first of the request's own stop strings; nothing is told that one may yet cut off."""
+
+    def __init__(self, stops: Sequence[str], tell: Callable[[Delta], None]) -> None:
+        self.stops, self.tell = tuple(filter(None, stops)), tell
+        self.reach = max(map(len, self.stops), default=1) - 1  # a stop string may begin so far before a new piece
+        self.written, self.told = "", 0
+
+    def add(self, piece: str) -> bool:
+        """Whether a stop string shows now: then the answer has ended."""
+        begin = max(0, len(self.written) - self.reach)
+        self.written += piece
+        found = [at for s in self.stops if (at := self.written.find(s, begin)) >= 0]
+        if found:
+            self.written = self.written[: min(found)]
+        self.hand_on(bool(found))
+        return bool(found)
+
+    def hand_on(self, last: bool) -> None:
+        held = 0 if last else max((held_back(self.written, s) for s in self.stops), default=0)
+        if piece := self.written[self.told : len(self.written) - held]:
+            self.told += len(piece)
+            self.tell(Delta(piece))
+
+
 async def _texts(request: TextRequest, ask: Ask, tell: Callable[[Delta], None]) -> Answer:
-    """A prompt of text. `thinking` of the answer is what the server counted, tokens of the end markers included."""
+    """A prompt of text. `thinking` of the answer is what the server counted, tokens of the end markers included.
+
+    While it thinks, the server is not told of the request's own stop strings: it would not say at which string it stopped, so
+    that their end of the answer could not be told from the marker's end of the thinking. It may write on past one, then; that
+    is paid and counted, and cut off.
+    """
     t = request.thinking
     assert isinstance(t, TextThinking) and isinstance(request.prompt, str)
-    written, used, waits, rounds = "", 0, 0, 0
+    text = _Text(request.stop_strings, tell)
+    used, waits, rounds = 0, 0, 0
     attempts: list[Attempt] = []
 
     async def more(max_new: int, stop: tuple[str, ...]) -> Answer:
         nonlocal rounds
-        prompt = f"{request.prompt}{written}"
+        prompt = f"{request.prompt}{text.written}"
         asked = replace(
             request, prompt=prompt, max_new=max_new, stop_strings=stop, seed=_seed(request.seed, rounds), thinking=None
         )
@@ -130,34 +164,32 @@ async def _texts(request: TextRequest, ask: Ask, tell: Callable[[Delta], None]) 
         attempts.extend(got.attempts)
         return got
 
-    def add(piece: str) -> None:
-        nonlocal written
-        written += piece
-        if piece:
-            tell(Delta(piece))
-
     def answer(reason: Literal["stop", "length", "error"], error: str = "") -> Answer:
-        return Answer((), (), reason, error, written, attempts=tuple(attempts), thinking=used, waits=waits)
+        text.hand_on(last=True)
+        return Answer((), (), reason, error, text.written, attempts=tuple(attempts), thinking=used, waits=waits)
 
     closed = t.marker + FINAL
     while used < t.budget:
-        got = await more(t.budget - used, (*request.stop_strings, *filter(None, [t.marker])))
-        add(got.text)
-        if got.reason == "error":
+        got = await more(t.budget - used, (t.marker,) if t.marker else ())
+        stopped = text.add(got.text)
+        if got.reason == "error" and not stopped:
             return answer("error", got.error)
         used = min(t.budget, used + max(1, sum(a.completion_tokens for a in got.attempts[-1:])))
+        if stopped:
+            return answer("stop")
         if got.reason == "length":
             break
-        if waits < t.waits and used < t.budget:
+        if waits < t.waits and used + 1 < t.budget:  # the word, at least a token, and one token more must fit
             waits += 1
-            used += 1  # the word, at least a token
-            add(t.wait)
+            used += 1
+            if text.add(t.wait):
+                return answer("stop")
             continue
         if not t.marker:
             return answer("stop")
         closed = t.marker
         break
-    add(closed)
+    if text.add(closed):
+        return answer("stop")
     got = await more(t.answer, request.stop_strings)
-    add(got.text)
-    return answer(got.reason, got.error)
+    return answer("stop", "") if text.add(got.text) else answer(got.reason, got.error)

@@ -18,13 +18,13 @@ from typing import Any, Literal
 
 import torch
 
-from shoestring.generate import decode, prefill, static
+from shoestring.generate import decode, native, prefill, static
 from shoestring.generate.cache import BLOCK, BlockPool, Span, blocks_for
 from shoestring.generate.forcing import Forcing
 from shoestring.generate.linear import Linear
 from shoestring.generate.request import Completion, Event, Request
 from shoestring.generate.rows import Prefix, Row
-from shoestring.generate.sampling import Filter, choose, uniform
+from shoestring.generate.sampling import Filter, choose, likeliest, uniform
 
 SHARE = 8  # a prompt of fewer tokens is copied into each of its rows
 TAIL = 24  # tokens that are read back in search of a stop string, beyond the string's own length
@@ -35,12 +35,14 @@ class Counters:
     """What the engine did; prompt_rows against prompt_tokens proves that sharing engaged.
 
     most_blocks: the most blocks of the cache that were in use; waits: steps that a request waited for blocks.
+    native_steps: those that ran compiled (`native`).
     """
 
     prompt_tokens: int = 0
     prompt_rows: int = 0
     new_tokens: int = 0
     steps: int = 0
+    native_steps: int = 0
     most_blocks: int = 0
     waits: int = 0
 
@@ -71,8 +73,12 @@ class Engine:
 
     def open(self, cache_tokens: int | None = None) -> Session:
         """A running batch that takes requests as they come. Its cache holds `cache_tokens`, or the engine's own size."""
-        tokens = cache_tokens or self.cache_tokens or self.slots * min(1024, self.model.config.max_positions)
-        return Session(self, blocks_for(tokens))
+        return Session(self, blocks_for(cache_tokens) if cache_tokens else self.cache_blocks)
+
+    @property
+    def cache_blocks(self) -> int:
+        """Of the cache of `open`, by the engine's own size."""
+        return blocks_for(self.cache_tokens or self.slots * min(1024, self.model.config.max_positions))
 
     def generate(
         self, requests: Sequence[Request], on_finish: Callable[[int, Completion], None] | None = None
@@ -92,7 +98,8 @@ class Engine:
                 yield event
 
     def tokens(self, requests: Sequence[Request]) -> Iterator[Event]:
-        """(index, token, log-probability) as they are sampled; (index, completion) ends a request."""
+        """(index, token, log-probability) as they are sampled, with the likeliest where a request asks for them;
+        (index, completion) ends a request."""
         if not requests:
             return
         # neighbours share beginnings: sorting puts equal prompts side by side
@@ -128,6 +135,7 @@ class Session:
         self._next = 0
         self._plan: decode.Plan | None = None
         self._steps = static.Steps(self.model, self.pool, engine.graphs) if w.device.type != "cpu" else None
+        self._native = native.Steps(self.model, self.pool) if native.usable(self.model) else None
 
     def __enter__(self) -> Session:
         return self
@@ -140,7 +148,7 @@ class Session:
         self.rows.clear()
         self.waiting.clear()
         self.prefixes.clear()
-        self._steps = None
+        self._steps = self._native = None
         del self.pool.storage, self.pool.flat, self.pool.pairs
 
     @property
@@ -166,6 +174,8 @@ class Session:
             return f"{len(r.prompt)} prompt + {r.max_new} new tokens; the cache holds {self.pool.capacity * BLOCK}"
         if r.temperature < 0 or not 0 < r.top_p <= 1 or r.top_k < 0 or not 0 <= r.min_p < 1:
             return "temperature must be 0 or more, top_p in (0, 1], top_k 0 or more, min_p in [0, 1)"
+        if r.top_logprobs < 0 or (r.top_logprobs and not r.logprobs):
+            return "top_logprobs must be 0 or more, and needs logprobs"
         if r.stop_strings and self.engine.text is None:
             return "stop strings need an engine that can read text"
         return ""
@@ -293,7 +303,11 @@ class Session:
                 self._plan = decode.Plan(self.rows, self.pool, self.model.embedding.device)
             tokens = torch.tensor([r.last for r in self.rows])
             positions = torch.tensor([r.position for r in self.rows])
-            hidden = decode.step(self.model, self.engine.layers, self.pool, self._plan, tokens, positions)
+            if self._native is not None:
+                hidden = self._native.run(self.engine.layers, self._plan, tokens, positions)
+                self.engine.counters.native_steps += 1
+            else:
+                hidden = decode.step(self.model, self.engine.layers, self.pool, self._plan, tokens, positions)
             logits = self.engine.head(hidden)
         for row in self.rows:
             row.own.length += 1
@@ -315,6 +329,8 @@ class Session:
         events: list[Event] = []
         ended: list[int] = []
         for k, (row, token, lp) in enumerate(zip(some, tokens.tolist(), logprobs.tolist(), strict=True)):
+            if row.request.top_logprobs:
+                row.tops.append(likeliest(logits[k], row.request.top_logprobs, token, lp, row.request.temperature))
             if row.forcing is not None:
                 events += self._forced(row, row.forcing, token, lp, logits[k])
             else:
@@ -322,12 +338,12 @@ class Session:
                 row.tokens.append(token)
                 if row.request.logprobs:
                     row.logprobs.append(lp)
-                events.append((row.id, token, lp))
+                events.append(row.event(token, lp))
             reason = self._reason(row)
             if reason:
                 ended.append(start + k)
                 if row.forcing is not None:
-                    events += [(row.id, *event) for event in row.forcing.told(row.tokens, last=True)]
+                    events += [row.event(*told) for told in row.forcing.told(row.tokens, last=True)]
                 events.append((row.id, row.completion(reason)))
         self.engine.counters.new_tokens += len(some)
         for at in reversed(ended):
@@ -344,6 +360,7 @@ class Session:
         move = forcing.take(row.tokens, token)
         if move.drop:
             del row.tokens[-move.drop :], row.logprobs[-move.drop :], forcing.pending[-move.drop :]
+            del row.tops[-move.drop :]  # this step's too: what stays last is of the place where the words now begin
             self.pool.shrink(row.own, row.own.length - move.drop)
             value = forcing.begun[-move.drop]
         else:
@@ -355,7 +372,7 @@ class Session:
         forcing.pending.append((move.token, value))
         held = forcing.held(row.tokens)
         forcing.begun = [*forcing.begun, other(forcing.asked.wait[0])][-held:] if held else []
-        return [(row.id, *event) for event in forcing.told(row.tokens)]
+        return [row.event(*told) for told in forcing.told(row.tokens)]
 
     def _reason(self, row: Row) -> Literal["stop", "length", ""]:
         r = row.request

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+Top = tuple[tuple[int, float], ...]  # the likeliest tokens of one place, the likeliest first: (id, log-probability)
+
 
 @dataclass(frozen=True)
 class Thinking:
@@ -43,6 +45,7 @@ class Request:
     """temperature 0 is greedy. top_p (0, 1], top_k (0: all) and min_p [0, 1) narrow what may be sampled, in that order:
     top_k, top_p, min_p. stop: token ids; stop_strings: searched in the text, where the engine was given `text`.
     logprobs: whether log-probabilities are wanted; a greedy answer without them spends no pass on the softmax.
+    top_logprobs: how many of the likeliest tokens of each place are wanted beside; needs logprobs.
     thinking: forces the length of the thinking; max_new is then budget + answer, whatever was given."""
 
     prompt: tuple[int, ...]
@@ -56,6 +59,7 @@ class Request:
     stop_strings: tuple[str, ...] = ()
     logprobs: bool = True
     thinking: Thinking | None = None
+    top_logprobs: int = 0
 
     def __post_init__(self) -> None:
         if self.thinking is not None:
@@ -71,6 +75,7 @@ class Completion:
     reason "error": nothing was sampled, and `error` says why.
     sampled: False for every forced token, () where all were sampled; a forced token's log-probability is its true one.
     thinking: tokens of the thinking, forced words included, without the marker that ended it. waits: ends taken back.
+    top_logprobs: one a token where they were asked for, of the same distribution as logprobs.
     """
 
     tokens: tuple[int, ...]
@@ -80,6 +85,8 @@ class Completion:
     sampled: tuple[bool, ...] = field(default=(), kw_only=True)
     thinking: int = field(default=0, kw_only=True)
     waits: int = field(default=0, kw_only=True)
+    top_logprobs: tuple[Top, ...] = field(default=(), kw_only=True)
 
 
-Event = tuple[int, int, float] | tuple[int, Completion]
+# (request, token, log-probability), with the likeliest where those were asked for, or (request, its end)
+Event = tuple[int, int, float] | tuple[int, int, float, Top] | tuple[int, Completion]

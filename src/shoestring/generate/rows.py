@@ -9,7 +9,7 @@ import torch
 
 from shoestring.generate.cache import Span
 from shoestring.generate.forcing import Forcing
-from shoestring.generate.request import Completion, Request
+from shoestring.generate.request import Completion, Event, Request, Top
 from shoestring.generate.sampling import Filter
 
 
@@ -34,6 +34,8 @@ class Row:
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     forcing: Forcing | None = None
+    tops: list[Top] = field(default_factory=list)  # one a token, where they were asked for
+    told: int = 0  # how many of them were
 
     @property
     def position(self) -> int:
@@ -45,6 +47,13 @@ class Row:
         """How many tokens were sampled or forced before, those taken back included."""
         return len(self.tokens) + (self.forcing.dropped if self.forcing else 0)
 
+    def event(self, token: int, logprob: float) -> Event:
+        """Of the next token of the answer that is told; they are told in order."""
+        if not self.request.top_logprobs:
+            return self.id, token, logprob
+        self.told += 1
+        return self.id, token, logprob, self.tops[self.told - 1]
+
     def completion(self, reason: Literal["stop", "length"]) -> Completion:
         facts: Any = self.forcing.facts(self.tokens) if self.forcing else {}
-        return Completion(tuple(self.tokens), tuple(self.logprobs), reason, **facts)
+        return Completion(tuple(self.tokens), tuple(self.logprobs), reason, top_logprobs=tuple(self.tops), **facts)

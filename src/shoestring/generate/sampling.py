@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 import torch
 
+from shoestring.generate.request import Top
+
 BLOCK = 256
 ROWS = 8  # rows at a time: their fp32 weights stay in the processor's cache (8 x 49,152 are 1.6 MB)
 _MASK = (1 << 64) - 1
@@ -91,6 +93,20 @@ def choose(
             continue
         parts.append(_choose(logits[part], temperatures[part], uniforms[part], filters and filters[part]))
     return torch.cat([t for t, _ in parts]), torch.cat([lp for _, lp in parts])
+
+
+def likeliest(logits: torch.Tensor, k: int, token: int, logprob: float, temperature: float) -> Top:
+    """The k likeliest of logits [V] under the softmax that gave `token` its `logprob` (`choose`, with its temperature).
+
+    Ties go to the lowest id, so that a greedy token comes first. Fewer than k where others have no probability. The
+    normaliser is what `token` tells of it, so this costs a search of the k largest and no second softmax.
+    """
+    wide = logits.float()
+    bound = wide.topk(min(k, len(wide))).values[-1]
+    ids = (wide >= bound).nonzero()[:, 0]  # by id, everything as large as the last of the k
+    ids = ids[wide[ids].sort(descending=True, stable=True).indices[:k]]
+    values = logprob + (wide[ids] - wide[token]) / (temperature or 1.0)
+    return tuple((i, v) for i, v in zip(ids.tolist(), values.tolist(), strict=True) if v > float("-inf"))
 
 
 def _in_blocks(x: torch.Tensor) -> torch.Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +12,11 @@ from shoestring.records import UserError
 
 
 class Tokenizer:
-    """Text ↔ ids of one model folder. Ids are derived from the files, never typed."""
+    """Text ↔ ids of one model folder. Ids are derived from the files, never typed.
+
+    end: what the template writes after an answer. ends: all that a model may end its answer with: that, the
+    end-of-sequence token, and those of generation_config.json.
+    """
 
     def __init__(self, folder: Path) -> None:
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -27,6 +33,7 @@ class Tokenizer:
         if self.inner.eos_token_id is None:
             raise UserError(f"{folder}: the tokenizer names no end-of-sequence token")
         self.end = self._turn_end()
+        self.ends = frozenset({self.end, int(self.inner.eos_token_id), *_generation_ends(folder)})
 
     def _turn_end(self) -> int:
         """The special token that the template writes after an answer; the end-of-sequence token where it writes none.
@@ -55,3 +62,12 @@ class Tokenizer:
 
     def decode(self, ids: Sequence[int]) -> str:
         return self.inner.decode(list(ids), skip_special_tokens=True)
+
+
+def _generation_ends(folder: Path) -> list[int]:
+    """The end-of-sequence tokens by which transformers' `generate` would stop; one id or several, if there is the file."""
+    ids = None
+    with contextlib.suppress(OSError, ValueError):
+        said = json.loads((folder / "generation_config.json").read_text("utf-8"))
+        ids = said.get("eos_token_id") if isinstance(said, dict) else None
+    return [i for i in (ids if isinstance(ids, list) else [ids]) if type(i) is int and i >= 0]

@@ -16,21 +16,24 @@ from shoestring.serve.worker import End, Piece
 @dataclass
 class Choice:
     """What has come of one choice. thinking: its thinking tokens. seconds: machine seconds that its tokens took.
-    at: when its last token came."""
+    at: when its last token came. pieces: one a token, of an answer that is sent as a whole (keep); count: of them.
+    """
 
+    keep: bool = True
     text: list[str] = field(default_factory=list)
     thought: list[str] = field(default_factory=list)
     thinking: int = 0
     cached: int = 0
     seconds: float = 0.0
     at: float = 0.0
-    tokens: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
+    count: int = 0
+    pieces: list[Piece] = field(default_factory=list)
     end: End | None = None
 
     def add(self, event: Piece | End) -> None:
-        self.text.append(event.text)
-        self.thought.append(event.thought)
+        if self.keep:
+            self.text.append(event.text)
+            self.thought.append(event.thought)
         if isinstance(event, End):
             self.end = event
             self.thinking = self.thinking if event.thinking is None else event.thinking
@@ -38,8 +41,9 @@ class Choice:
             self.thinking = event.thinking
             self.cached += event.cached
             self.seconds += event.seconds
-            self.tokens.append(event.token)
-            self.logprobs.append(event.logprob)
+            self.count += 1
+            if self.keep:
+                self.pieces.append(event)
 
 
 class Writer:
@@ -64,7 +68,7 @@ class Writer:
             if self.asked.chat:
                 thought = {"reasoning_content": t} if (t := "".join(c.thought)) else {}
                 said = {"message": {"role": "assistant", "content": text, "refusal": None} | thought}
-            rows.append(self._row(i, said, c.tokens, c.logprobs, c.end, first=True))
+            rows.append(self._row(i, said, c.pieces, c.end, first=True))
         return self._head | {"choices": rows, "usage": self.usage(choices)}
 
     def first(self, index: int) -> dict[str, Any] | None:
@@ -72,7 +76,7 @@ class Writer:
         if not (self.asked.chat or self.asked.token_ids):
             return None
         said = {"delta": {"role": "assistant", "content": ""}} if self.asked.chat else {"text": ""}
-        return self._chunk([self._row(index, said, [], [], None, first=True)], ())
+        return self._chunk([self._row(index, said, [], None, first=True)], ())
 
     def chunk(self, event: Piece | End, choices: Sequence[Choice]) -> dict[str, Any] | None:
         """None where the event shows nothing: its text is held back and its token was not asked for. choices: so far."""
@@ -83,8 +87,7 @@ class Writer:
         if self.asked.chat:
             thought = {"reasoning_content": event.thought} if event.thought else {}
             said = {"delta": thought | ({"content": event.text} if event.text else {})}
-        tokens, logprobs = ([event.token], [event.logprob]) if piece else ([], [])
-        row = self._row(event.index, said, tokens, logprobs, None if piece else event)
+        row = self._row(event.index, said, [event], None) if piece else self._row(event.index, said, [], event)
         return self._chunk([row], choices)
 
     def last(self, choices: Sequence[Choice]) -> dict[str, Any] | None:
@@ -97,7 +100,7 @@ class Writer:
         """A prompt counts once, whatever its n, because it is computed once."""
         n = self.asked.n
         prompt = sum(len(r.prompt) for r in self.asked.requests[::n])
-        done = sum(len(c.tokens) for c in choices)
+        done = sum(c.count for c in choices)
         cached = sum(min(c.cached for c in choices[i : i + n]) for i in range(0, len(choices), n))
         seconds = sum(c.seconds for c in choices)
         said = {
@@ -115,26 +118,34 @@ class Writer:
         return self._head | {"choices": rows, "usage": self.usage(choices) if choices and self.asked.usage_each else None}
 
     def _row(
-        self, index: int, said: dict[str, Any], tokens: list[int], logprobs: list[float], end: End | None, first: bool = False
+        self, index: int, said: dict[str, Any], pieces: Sequence[Piece], end: End | None, first: bool = False
     ) -> dict[str, Any]:
-        shown = self._logprobs(tokens, logprobs) if self.asked.logprobs and (tokens or not self.asked.stream) else None
+        shown = self._logprobs(pieces) if self.asked.logprobs and (pieces or not self.asked.stream) else None
         row = {"index": index} | said | {"logprobs": shown, "finish_reason": end.reason if end else None}
         if self.asked.token_ids:
-            row["token_ids"] = tokens
+            row["token_ids"] = [p.token for p in pieces]
             if first:
                 row["prompt_token_ids"] = list(self.asked.requests[index].prompt)
         return row
 
-    def _logprobs(self, tokens: list[int], logprobs: list[float]) -> dict[str, Any]:
-        texts = [self.show(t) for t in tokens]
-        names = [f"token_id:{t}" for t in tokens] if self.asked.names_are_ids else texts
-        if not self.asked.chat:
-            return {"tokens": names, "token_logprobs": logprobs, "top_logprobs": None, "text_offset": None}
-        # a token that is part of a character has bytes that its text cannot tell: null, as the reference allows
-        raw = [None if "\ufffd" in t else list(t.encode()) for t in texts]
+    def _logprobs(self, pieces: Sequence[Piece]) -> dict[str, Any]:
+        if self.asked.chat:
+            entry = self._entry
+            return {"content": [entry(p.token, p.logprob) | {"top_logprobs": [entry(*t) for t in p.tops]} for p in pieces]}
+        tops: list[dict[str, float]] | None = [{} for _ in pieces] if self.asked.tops else None
+        for p, shown in zip(pieces, tops or (), strict=False):
+            for token, logprob in (*p.tops, (p.token, p.logprob)):  # the sampled one too, as the reference says
+                shown.setdefault(self._name(token), logprob)  # of two tokens that read alike, the likelier
         return {
-            "content": [
-                {"token": n, "logprob": lp, "bytes": b, "top_logprobs": []}
-                for n, lp, b in zip(names, logprobs, raw, strict=True)
-            ]
-        }
+            "tokens": [self._name(p.token) for p in pieces], "token_logprobs": [p.logprob for p in pieces],
+            "top_logprobs": tops, "text_offset": None,
+        }  # fmt: skip
+
+    def _name(self, token: int) -> str:
+        return f"token_id:{token}" if self.asked.names_are_ids else self.show(token)
+
+    def _entry(self, token: int, logprob: float) -> dict[str, Any]:
+        text = self.show(token)
+        # a token that is part of a character has bytes that its text cannot tell: null, as the reference allows
+        raw = None if "\ufffd" in text else list(text.encode())
+        return {"token": self._name(token), "logprob": logprob, "bytes": raw}

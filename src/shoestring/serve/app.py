@@ -40,6 +40,7 @@ class Service:
         self.active = 0  # answers under way or waiting
         self.started = int(time.time())
         self._encoding = asyncio.Lock()
+        self._texts: dict[int, str] = {}
 
     async def read(self, request: Request, chat: bool) -> Asked:
         data = await self._body(request)
@@ -69,7 +70,11 @@ class Service:
             raise Refused("the body is not JSON in whole UTF-8 characters") from None
 
     def show(self, token: int) -> str:
-        return self.encoder.inner.decode([token])
+        """A token's text, special tokens included. Kept, as the likeliest others make 21 of them a token."""
+        text = self._texts.get(token)
+        if text is None:
+            text = self._texts[token] = self.encoder.inner.decode([token])
+        return text
 
 
 class Answer(Response):
@@ -140,7 +145,7 @@ class Answer(Response):
         self, asked: Asked, events: asyncio.Queue[Piece | End], scope: Scope, receive: Receive, send: Send
     ) -> metrics.Outcome:
         writer = Writer(asked, self.service.name, self.service.show, self.service.rate)
-        choices = [Choice() for _ in asked.requests]
+        choices = [Choice(keep=not asked.stream) for _ in asked.requests]
         try:
             if asked.stream:
                 return await self._stream(writer, choices, events, send)
@@ -168,7 +173,7 @@ class Answer(Response):
         choice.add(event)
         if isinstance(event, Piece):
             now = time.monotonic()
-            if len(choice.tokens) == 1:
+            if choice.count == 1:
                 self.service.metrics.first_token.observe(now - self.begun)
             else:
                 self.service.metrics.between_tokens.observe(now - choice.at)
@@ -192,7 +197,8 @@ class Answer(Response):
         event = await events.get()
         self._take(event, choices)  # a refusal before the first token is still an HTTP error
         headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-store")]
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        start = {"type": "http.response.start", "status": 200, "headers": headers}
+        await asyncio.wait_for(send(start), self.service.limits.send_seconds)
         try:
             for i in range(len(choices)):
                 await say(writer.first(i))

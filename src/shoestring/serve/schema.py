@@ -21,7 +21,10 @@ from shoestring.serve.talk import Marks, marks_of
 
 MAX_CHOICES = 128
 MAX_STOPS = 16
+MAX_STOP_LENGTH = 1000  # characters; each is compared with the end of the text at every token, in the engine's thread
+MAX_STOP_IDS = 1000  # a forced thinking compares each with its last token
 MAX_WAITS = 64
+MAX_TOPS = {True: 20, False: 5}  # of a chat, of a completion: as in the API reference
 COLDEST = 1e-5  # below it logits divided by the temperature may leave fp32, and no more than the likeliest is left anyway
 DEFAULT_COMPLETION = 16  # max_tokens of /v1/completions where none is given, as the API reference says
 
@@ -42,6 +45,7 @@ class Refused(Exception):
     def __init__(
         self, line: str, status: int = 400, param: str | None = None, code: str | None = None, retry_after: int | None = None
     ) -> None:
+        line = " ".join(line.split())[:500]  # it may repeat what was sent
         super().__init__(line)
         self.line, self.status, self.param, self.code, self.retry_after = line, status, param, code, retry_after
 
@@ -67,7 +71,8 @@ class Limits:
 class Asked:
     """One checked HTTP request: choices in order (prompt by prompt, n each), and how the answer is to look.
 
-    usage_each: every chunk of a stream has the usage so far. marks: where the thinking stands, for a chat.
+    tops: how many of the likeliest tokens are told beside each token's log-probability. usage_each: every chunk of a
+    stream has the usage so far. marks: where the thinking stands, for a chat.
     """
 
     chat: bool
@@ -81,6 +86,7 @@ class Asked:
     names_are_ids: bool
     usage_each: bool = False
     marks: Marks | None = None
+    tops: int = 0
 
 
 class Fields:
@@ -121,7 +127,7 @@ class Fields:
     def end(self) -> None:
         for name, value in self.left.items():
             if name not in NEUTRAL:
-                raise Refused(f"unknown field {name}", param=name, code="unknown_parameter")
+                raise Refused(f"unknown field {name}", param=name[:100], code="unknown_parameter")
             allowed = NEUTRAL[name]
             if allowed is not None and value not in allowed:
                 shown = " or ".join(map(repr, allowed))
@@ -148,10 +154,10 @@ def read(data: Any, chat: bool, tokenizer: Any, model_name: str, limits: Limits,
     seed = secrets.randbits(62) if seed is None else seed
     stop_strings = _stops(f.take("stop"))
     stop_ids = f.take("stop_token_ids") or []
-    if not _ids(stop_ids, vocab):
-        raise Refused(f"stop_token_ids must be a list of ids below {vocab}", param="stop_token_ids")
-    stop = frozenset(stop_ids) | (frozenset() if f.flag("ignore_eos") else frozenset({tokenizer.end}))
-    logprobs = _logprobs(f, chat)
+    if not _ids(stop_ids, vocab) or len(stop_ids) > MAX_STOP_IDS:
+        raise Refused(f"stop_token_ids must be a list of at most {MAX_STOP_IDS} ids below {vocab}", param="stop_token_ids")
+    stop = frozenset(stop_ids) | (frozenset() if f.flag("ignore_eos") else tokenizer.ends)
+    logprobs, tops = _logprobs(f, chat)
     stream = f.flag("stream")
     usage, usage_each = _stream_options(f.take("stream_options") or {}, stream)
     budget = f.integer("thinking_budget", None, 0, 1 << 31)
@@ -168,11 +174,15 @@ def read(data: Any, chat: bool, tokenizer: Any, model_name: str, limits: Limits,
         thinking = None if budget is None else _thinking(tokenizer, budget, waits, most)
         # choice i has the noise of seed + i, so that a choice can be asked for again alone
         requests += [
-            Request(prompt, most, temperature, seed + i, stop, top_p, max(0, top_k), min_p, thinking=thinking) for i in range(n)
-        ]
+            Request(
+                prompt, most, temperature, seed + i, stop, top_p, max(0, top_k), min_p,
+                logprobs=logprobs, thinking=thinking, top_logprobs=tops,
+            )
+            for i in range(n)
+        ]  # fmt: skip
     marks = marks_of(tokenizer, requests[0].prompt, budget is not None) if chat else None
     return Asked(
-        chat, n, tuple(requests), stop_strings, stream, usage, logprobs, token_ids, names_are_ids, usage_each, marks
+        chat, n, tuple(requests), stop_strings, stream, usage, logprobs, token_ids, names_are_ids, usage_each, marks, tops
     )  # fmt: skip
 
 
@@ -278,14 +288,18 @@ def _stops(value: Any) -> tuple[str, ...]:
     stops = [value] if isinstance(value, str) else value or []
     if not isinstance(stops, list) or len(stops) > MAX_STOPS or not all(isinstance(s, str) and s for s in stops):
         raise Refused(f"stop must be a text or a list of at most {MAX_STOPS} texts", param="stop")
+    if any(len(s) > MAX_STOP_LENGTH for s in stops):
+        raise Refused(f"a stop text has at most {MAX_STOP_LENGTH} characters", param="stop")
     return tuple(stops)
 
 
-def _logprobs(f: Fields, chat: bool) -> bool:
-    """Of the sampled tokens. The most probable others are not kept by the engine."""
-    if chat:
-        return f.flag("logprobs")
-    asked = f.integer("logprobs", None, 0, 1 << 31)
-    if asked:
-        raise Refused("this server gives the log-probability of the sampled token only: logprobs = 0", param="logprobs")
-    return asked is not None
+def _logprobs(f: Fields, chat: bool) -> tuple[bool, int]:
+    """(whether the tokens' log-probabilities are told, how many of the likeliest beside)."""
+    most = MAX_TOPS[chat]
+    if not chat:
+        asked = f.integer("logprobs", None, 0, most)
+        return asked is not None, asked or 0
+    told, tops = f.flag("logprobs"), f.integer("top_logprobs", 0, 0, most) or 0
+    if tops and not told:
+        raise Refused("top_logprobs needs logprobs: true", param="top_logprobs")
+    return told, tops

@@ -23,6 +23,7 @@ LEAST_CACHE = 64  # tokens: `generate.cache.BLOCK`, which importing torch would 
 BACKLOG = 512  # connections that the system holds until they are taken
 UNSENT = 1 << 17  # bytes that the system holds for a client that does not read: beyond them it is found to be slow
 UNREAD = 120_000  # milliseconds after which the system drops a connection whose client takes nothing
+SILENT = 30  # seconds without a byte after which the system asks whether a client is still there, and asks again
 
 
 def main(
@@ -123,6 +124,11 @@ def bind(host: str, port: int) -> socket.socket:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, UNSENT)  # connections inherit it
         if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux
             listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNREAD)
+        # a machine that was switched off says no farewell, and to who waits for a whole answer nothing is sent meanwhile
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for option in ("TCP_KEEPIDLE", "TCP_KEEPINTVL"):
+            if hasattr(socket, option):
+                listener.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), SILENT)
         listener.bind(address)
     except OSError as e:
         listener.close()
@@ -138,6 +144,7 @@ def build(
     import torch
 
     from shoestring.allocator import keep_freed_memory
+    from shoestring.generate.cache import BLOCK
     from shoestring.generate.engine import Engine
     from shoestring.models import device, folder
     from shoestring.models.tokenizer import Tokenizer
@@ -152,7 +159,8 @@ def build(
     encoder, decoder = Tokenizer(model), Tokenizer(model)
     weights = folder.load(model, types[dtype], device.choose())
     engine = Engine(weights, slots, cache_tokens)
-    window = weights.config.max_positions
+    # what the cache cannot hold would be refused later on, and so every chat that leaves max_tokens to the server
+    window = min(weights.config.max_positions, engine.cache_blocks * BLOCK)
     limits = Limits(window, min(max_tokens or window, window), max_requests)
     worker = Worker(engine.open)
     service = Service(worker, encoder, decoder, name or model.name, limits, weights.config.vocab, rate)

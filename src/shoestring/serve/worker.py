@@ -12,7 +12,7 @@ from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-from shoestring.generate.request import Completion, Request
+from shoestring.generate.request import Event, Request, Top
 from shoestring.serve.talk import Talk
 
 
@@ -28,7 +28,7 @@ class Session(Protocol):
     def idle(self) -> bool: ...
     def add(self, request: Request) -> int: ...
     def cancel(self, id: int) -> bool: ...
-    def step(self) -> Sequence[tuple[int, int, float] | tuple[int, Completion]]: ...
+    def step(self) -> Sequence[Event]: ...
     def close(self) -> None: ...
 
 
@@ -38,7 +38,7 @@ class Piece:
 
     text is the answer's, thought that of the thinking before it. thinking: thinking tokens of this choice so far.
     seconds: of the engine's work, this token's share. cached: prompt tokens whose keys and values were in the cache already
-    (with a choice's first token only).
+    (with a choice's first token only). tops: the likeliest tokens in its place, where they were asked for.
     """
 
     index: int
@@ -49,6 +49,7 @@ class Piece:
     thinking: int = 0
     seconds: float = 0.0
     cached: int = 0
+    tops: Top = ()
 
 
 @dataclass(frozen=True)
@@ -146,7 +147,7 @@ class Worker:
         begin = time.perf_counter()
         events = session.step()
         self._unshared += time.perf_counter() - begin
-        tokens = sum(len(e) == 3 for e in events)  # none where all are held back: the next ones bear these seconds too
+        tokens = sum(len(e) != 2 for e in events)  # none where all are held back: the next ones bear these seconds too
         share = self._unshared / tokens if tokens else 0.0
         self._unshared = 0.0 if tokens else self._unshared
         for event in events:
@@ -180,19 +181,17 @@ class Worker:
                 for job in jobs if what == "add" else ():
                     job.emit(End(job.index, "failed", error="the server is stopping"))
 
-    def _event(
-        self, session: Session, event: tuple[int, int, float] | tuple[int, Completion], share: float, known: Container[Any]
-    ) -> None:
+    def _event(self, session: Session, event: Event, share: float, known: Container[Any]) -> None:
         job = self._jobs.get(event[0])
         if job is None:  # ended by a stop string within this very step
             return
-        if len(event) == 3:
-            _, token, logprob = event
+        if len(event) != 2:
+            token, logprob, tops = event[1], event[2], event[3] if len(event) == 4 else ()
             first, job.begun = not job.begun, True
             cached = len(job.request.prompt) if first and job.request.prompt in known else 0
             # a stop token is counted and listed, but it is no part of the text
             said = job.reader.feed(token, show=token not in job.request.stop)
-            job.emit(Piece(job.index, token, logprob, said.text, said.thought, said.thinking, share, cached))
+            job.emit(Piece(job.index, token, logprob, said.text, said.thought, said.thinking, share, cached, tops))
             if job.reader.stopped:
                 session.cancel(job.id)
                 self._finish(job, End(job.index, "stop"))

@@ -14,8 +14,10 @@ from shoestring import answers, rewards
 from shoestring.records import Artifact, Problem, StepReport, UserError
 from shoestring.stages import _evaluate_asks as asks
 from shoestring.stages import _evaluate_results as results
+from shoestring.stages import _evaluate_window
 from shoestring.stages.context import Answer, Context, Event, Events, Journal, Overrun, Pace, write_json, write_lines
 from shoestring.stages.prompts import plain
+from shoestring.stages.teachers import folder_of
 
 if TYPE_CHECKING:
     from shoestring.data.benchmarks import Loaded
@@ -43,10 +45,13 @@ def run(config: Config, context: Context) -> Generator[Event, Answer | None, boo
     found = asks.loaded(config, gradable)
     journal = Journal(context.folder / "answers.jsonl")
     subjects = [(context.model_name, "")]
-    if config.compare and asks.compared_run(config.compare) is None:
-        subjects.append((_other_name(config.compare, context.model_name), config.compare))
+    if other := _evaluate_window.other(config):
+        subjects.append((_other_name(other, context.model_name), other))
     everything = [(name, which, asks.chunks(config, found, name)) for name, which in subjects]
     _same_problems(context, journal, [c for _, _, chunks in everything for c in chunks])
+    if _evaluate_window.known(config):
+        for name, which in subjects:
+            _evaluate_window.refuse(config, folder_of(which) if which else context.base, name, found)
     total = sum(len(chunks) for _, _, chunks in everything)
     pace, stopped = context.first(60.0), False
     for name, which, chunks in everything:
@@ -176,14 +181,9 @@ def _open(config: Config, context: Context, which: str) -> tuple[Any, Any]:
         return Engine(open_model(context)[0], asks.SLOTS), Tokenizer(context.base)
     import torch
 
-    from shoestring.estimate.locate import locate
     from shoestring.models import device, folder
 
-    path = locate(which)
-    if path.is_file():
-        from shoestring.models.gguf import cached_folder
-
-        path = cached_folder(path)
+    path = folder_of(which)
     return Engine(folder.load(path, torch.bfloat16, device.choose()), asks.SLOTS), Tokenizer(path)
 
 
@@ -225,25 +225,27 @@ def _at_endpoint(
     config: Config, context: Context, waiting: Sequence[asks.Chunk], journal: Journal, subject: str
 ) -> Generator[Event, Answer | None, bool]:
     """The same questions as chats at a server: every reply is cached and paid before it is graded."""
-    from shoestring.generate.teacher import Cache, Question
+    from shoestring.generate.teacher import Question
     from shoestring.models.tokenizer import Tokenizer
     from shoestring.stages._distill_ask import Till, asked
+    from shoestring.stages._evaluate_paid import Paid
 
     table = asks.endpoint_table(config)
     assert table is not None
     till = Till(table.sku, context.stage, context.priced(f"{table.sku}/cached"))
-    cache = Cache(context.folder / "replies.jsonl")
+    paid = Paid(context, till)
     make = _teachers(config, context, Tokenizer(context.base), till.put)
     many = sum(len(c.problems) * c.setting.samples for c in waiting)
     done = 0
     for chunk in waiting:
-        s, before = chunk.setting, context.accrued()
+        s = chunk.setting
+        paid.begin(chunk.name)
         questions = [
             Question(p.id, tuple(plain(p)), k, s.max_new, s.temperature, asks.seed_of(context.seed, p, s, k))
             for p in chunk.problems
             for k in range(s.samples)
         ]  # fmt: skip
-        got = yield from asked(make(s), questions, cache, till, context, done, many)
+        got = yield from paid.asked(asked(make(s), questions, paid.cache, till, context, done, many))
         done += len(got.replies)
         if got.stopped or len(got.replies) < len(questions):
             return True
@@ -252,7 +254,7 @@ def _at_endpoint(
             if reply.reason == "error":
                 raise UserError(f"stage {context.stage!r}: {config.endpoint}: {reply.error}")
         said = [_reply(r, s) for r in replies]
-        journal.append(chunk.name, graded(chunk, subject, said, context.accrued() - before, {}))
+        journal.append(chunk.name, graded(chunk, subject, said, paid.usd(), {}))
     return False
 
 

@@ -11,7 +11,8 @@ import json
 import os
 import threading
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ from shoestring.stages.context import Context, read_lines
 
 if TYPE_CHECKING:
     from shoestring.generate.engine import Engine
+    from shoestring.generate.request import Event, Request
     from shoestring.models.tokenizer import Tokenizer
     from shoestring.stages._grpo_watch import Listening
     from shoestring.stages.grpo import Config
@@ -82,7 +84,8 @@ class Asker:
             if missing <= 0:
                 break
             seed = request_seed(self.context.seed, AGAIN + attempt)
-            more = _grpo_draw.draw(self.pool, replace(config, prompts=missing, minibatches=1), seed, rolled.step, self.lately)
+            some, drawn = replace(config, prompts=missing, minibatches=1), {p.id for p in rolled.questions}
+            more = _grpo_draw.others(self.pool, some, seed, rolled.step, self.lately, drawn)
             self._roll(engine, rolled, more, replace(self.context, seed=seed))
             rolled.questions = [*rolled.questions, *more]
             rolled.draws += 1
@@ -96,8 +99,9 @@ class Asker:
             engine, self.tokenizer, questions, self.config, context, rolled.step, self.reward, rolled.reasons
         )
         buffer = self.config.overlong_tokens(self.config.max_new)
-        for g in groups:  # as in DAPO, what is right and wrong decides whether a group teaches, not who wrote more
-            made, long = shaped(g, self.config.max_new, buffer) if buffer and not flat(g) else (list(g), 0)
+        every = self.config.of().critic  # a critic learns from all groups; else, as in DAPO, what is right and wrong decides
+        for g in groups:  # whether a group teaches, not who wrote more
+            made, long = shaped(g, self.config.max_new, buffer) if buffer and (every or not flat(g)) else (list(g), 0)
             rolled.groups.append(made)
             rolled.long += long
 
@@ -116,17 +120,34 @@ def shaped(group: Sequence[Trace], max_new: int, buffer: int) -> tuple[list[Trac
     return out, long
 
 
+class Halted(BaseException):
+    """Nobody waits for the rollouts any more. Raised in their own thread, and never out of it."""
+
+
+def stoppable(model: Any, slots: int, halt: threading.Event) -> Engine:
+    """An engine that raises `Halted` at the next token once `halt` is set."""
+    from shoestring.generate.engine import Engine
+
+    class Stoppable(Engine):
+        def tokens(self, requests: Sequence[Request]) -> Iterator[Event]:
+            for event in super().tokens(requests):
+                if halt.is_set():
+                    raise Halted
+                yield event
+
+    return Stoppable(model, slots)
+
+
 class Rollouts:
-    """`take` a step's rollouts; `ahead` starts those that the step's weights are for, `join` waits for them."""
+    """`take` a step's rollouts; `beside` its update, those that its weights are for are made."""
 
     def __init__(self, asker: Asker, trainer: Trainer, slots: int) -> None:
-        from shoestring.generate.engine import Engine
-
         config = asker.config
         self.asker, self.trainer, self.lag, self.steps = asker, trainer, config.off_policy, config.steps
         self.overlap = config.overlap
         self.source = Snapshot(trainer.model) if self.lag else None
-        self.engine = Engine(self.source.model if self.source else trainer.model, slots)
+        self._halt = threading.Event()
+        self.engine = stoppable(self.source.model if self.source else trainer.model, slots, self._halt)
         self._thread: threading.Thread | None = None
         self._made: list[Rolled] = []
         self._failure: BaseException | None = None
@@ -153,8 +174,22 @@ class Rollouts:
         self._fresh()
         return self.asker.ask(self.engine, Rolled(step, step, self.asker.questions(step)))
 
-    def ahead(self, step: int) -> None:
-        """With `step` steps done and its rollouts taken: begin those that are to be made with these weights."""
+    @contextmanager
+    def beside(self, step: int) -> Iterator[None]:
+        """With `step` steps done and its rollouts taken: while the body runs, those are made that are for these weights; they
+        are on disk afterwards. No thread is left, however the body ends: what it raises ends the rollouts at the next token
+        (answers that are being graded are graded first) and comes out as it was raised."""
+        try:
+            self._begin(step)
+            yield
+            self._finish()
+        except BaseException:
+            self._halt.set()
+            if self._thread is not None and self._thread.ident is not None:
+                self._thread.join()
+            raise
+
+    def _begin(self, step: int) -> None:
         if not self.lag:
             return
         due = [s for s in (range(1, self.lag + 1) if step == 0 else [step + self.lag]) if s < self.steps]
@@ -171,20 +206,18 @@ class Rollouts:
             try:
                 for j in jobs:
                     self._made.append(self.asker.ask(self.engine, j))
-            except BaseException as e:  # handed to the training thread by `join`
+            except BaseException as e:  # handed to the training thread by `_finish`
                 self._failure = e
 
-        self._thread = threading.Thread(target=work, daemon=True)
+        self._thread = threading.Thread(target=work, name="rollouts-ahead", daemon=True)
         self._thread.start()
 
-    def join(self) -> None:
-        """Wait for what `ahead` began; it is on disk when this returns."""
+    def _finish(self) -> None:
         if self._thread is not None:
             self._thread.join()
             self._thread = None
         if self._failure is not None:
-            failure, self._failure = self._failure, None
-            raise failure
+            raise self._failure
         for rolled in self._made:
             write(self._file(rolled.step), rolled)
             self.waiting[rolled.step] = rolled

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -79,11 +79,15 @@ class Lately:
 
     @classmethod
     def read(cls, folder: Path, step: int, most: float = 1.0) -> Lately:
-        """From the files of the steps up to `step`; what a killed attempt did beyond is not reached yet."""
+        """From the files of the steps up to `step`; what a killed attempt did beyond is not reached yet.
+
+        UserError where one is gone: the draws that follow would be others than those of the run that was cut off.
+        """
         made = cls(most)
         for n in range(1, step + 1):
-            if (path := step_file(folder, n)).exists():
-                made.note(n, ((r["problem_id"], r["score"]) for r in read_lines(path)))
+            if not (path := step_file(folder, n)).exists():
+                raise UserError(f"{path}: a finished step's rollouts are gone, and draws read them; start the stage anew")
+            made.note(n, ((r["problem_id"], r["score"]) for r in read_lines(path)))
         return made
 
     def add(self, step: int, traces: Iterable[Trace]) -> None:
@@ -156,6 +160,25 @@ def draw(pool: Pool, config: Draws, seed: int, step: int, lately: Lately | None 
         places = random.Random(f"{seed}/places/{step}").sample(range(len(out)), len(again))
         for place, p in zip(sorted(places), again, strict=True):
             out[place] = p
+    return out
+
+
+def others(
+    pool: Pool, config: Draws, seed: int, step: int, lately: Lately | None, drawn: Collection[str]
+) -> list[Problem]:  # fmt: skip
+    """As `draw`, without those `drawn` (ids) in the same step, and none twice while the pool has another."""
+    taken, size = set(drawn), len({p.id for ps in pool.values() for p in ps})
+    out: list[Problem] = []
+    while len(out) < config.prompts:
+        left = {family: kept for family, ps in pool.items() if (kept := [p for p in ps if p.id not in taken])}
+        if not left:  # all were asked in this step: those of this draw stay out as long as that leaves one
+            own = {p.id for p in out}
+            taken = own if len(own) < size else set()
+            continue
+        for p in draw(left, config, seed, step, lately)[: config.prompts - len(out)]:
+            if p.id not in taken:
+                taken.add(p.id)
+                out.append(p)
     return out
 
 

@@ -5,16 +5,18 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from shoestring import rewards
-from shoestring.records import Example, Problem, Trace, UserError
+from shoestring.estimate.rates import fixed
+from shoestring.records import Example, Problem, Quantity, Trace, UserError
 from shoestring.stages import _grpo_draw, _grpo_tools
 from shoestring.stages._grpo_draw import Lately
 from shoestring.stages._grpo_watch import Listening, Watch
 from shoestring.stages.context import Context
+from shoestring.stages.prompts import QUESTION, ask_tokens, check_ask, plain
 
 if TYPE_CHECKING:
     from shoestring.generate.engine import Engine
@@ -22,21 +24,30 @@ if TYPE_CHECKING:
     from shoestring.stages.grpo import Config
 
 RULES_TOKENS, CALLED = 48, 0.5  # tokens of the paragraph about tools; chances of a call that are taken: of the plan only
+# Seconds of one call, (mid, high): calls run one after another while nothing is decoded. Measured on one machine, which was
+# busy beside: 15 short programs in the sandbox, whose start is nearly all of it, took 0.036 to 0.040 of processor time, and
+# 0.039 to 0.074 on the clock; 2000 expressions 15 microseconds each. A program that never ends takes longer: not expected.
+CALL_SECONDS = {"python": (0.04, 0.074), "calculator": (1.5e-5, 6e-5)}
 
 
 @dataclass(frozen=True)
 class RollConfig:
     """Keys of the rollouts, part of the stage's `Config`.
 
+    ask: what the user says, with {question} where the problem's text goes: how to answer, for a model that was never shown it
+    (DeepSeek-R1, 2025, table 1). The stage that scores the model needs the same.
+
     tools: what the model may call while it answers, "calculator" and "python" (docs/r1.md says how it writes a call); turns:
     how often it speaks in one answer, the last time without a tool. `max_new` bounds what it writes in all of them.
     """
 
+    ask: str = QUESTION
     tools: tuple[str, ...] = ()
     turns: int = 3
 
     def check_roll(self) -> None:
         """ValueError that names the key."""
+        check_ask(self.ask)
         for t in self.tools:
             if t not in _grpo_tools.TOOLS:
                 raise ValueError(f"tools: unknown tool {t!r}; there are {', '.join(_grpo_tools.TOOLS)}")
@@ -52,13 +63,27 @@ class RollConfig:
         _grpo_tools.check(self.tools)
 
     def forced(self) -> tuple[int, int]:
-        """The most tokens that tools add: (to a prompt, to an answer)."""
-        return (RULES_TOKENS, (self.turns - 1) * _grpo_tools.OUTPUT_TOKENS) if self.tools else (0, 0)
+        """The most tokens that `ask` and tools add: (to a prompt, to an answer)."""
+        asked = ask_tokens(self.ask)
+        return (asked + RULES_TOKENS, (self.turns - 1) * _grpo_tools.OUTPUT_TOKENS) if self.tools else (asked, 0)
 
     def read_again(self, prompt: float, new: float) -> float:
         """Tokens an answer that the engine reads once more, since each turn begins with what was said; of the plan, which
         expects every second chance of a call to be taken."""
         return CALLED * (self.turns - 1) * (prompt + new) if self.tools else 0.0
+
+
+    def tool_seconds(self, answers: float) -> Quantity:
+        """Wall seconds of the tools for so many answers; of the plan. As if every call were of the slowest tool there is.
+
+        The basis is "literature": nobody has measured this machine, and how often a model calls is expected. Between no call
+        and one at every chance.
+        """
+        if not self.tools:
+            return fixed(0.0, 0.0, 0.0)
+        mid, high = max(CALL_SECONDS[t] for t in self.tools)
+        chances = answers * (self.turns - 1)
+        return fixed(0.0, CALLED * chances * mid, chances * high)
 
 
 @dataclass
@@ -105,7 +130,6 @@ def roll(
     reasons are counted into `reasons`."""
     from shoestring.generate.engine import Request
     from shoestring.generate.sampling import request_seed
-    from shoestring.stages.prompts import plain
     from shoestring.stages.workbench import sample
 
     asked = [(place, p, k) for place, p in enumerate(questions) for k in range(config.group)]
@@ -113,7 +137,7 @@ def roll(
         seeds = [(context.seed, step, place, k) for place, _, k in asked]
         traces = talk(engine, tokenizer, [p for _, p, _ in asked], seeds, config, context.stage, reward, reasons)
     else:
-        stop, prompts = frozenset([tokenizer.end]), [tokenizer.chat(plain(p)) for p in questions]
+        stop, prompts = frozenset([tokenizer.end]), [tokenizer.chat(plain(p, config.ask)) for p in questions]
         requests = [
             Request(
                 prompts[place], config.max_new, config.temperature, request_seed(context.seed, step, place, k), stop
@@ -124,13 +148,29 @@ def roll(
     return [traces[i : i + config.group] for i in range(0, len(traces), config.group)]
 
 
+def refuse_too_long(
+    pool: Mapping[str, Sequence[Problem]], config: Config, tokenizer: Tokenizer, window: int, stage: str
+) -> None:
+    """UserError, before a step is paid for, where the longest prompts (by characters, 8 of them) with an answer, and what
+    tools add to it, are more than the model's window of so many tokens."""
+
+    longest = sorted((p for problems in pool.values() for p in problems), key=lambda p: len(p.prompt))[-8:]
+    form, (_, forced) = _grpo_tools.form_of(tokenizer, config.tools) if config.tools else None, config.forced()
+    prompt = max(len(form.prompt(tokenizer, m) if form else tokenizer.chat(m)) for m in (plain(p, config.ask) for p in longest))
+    if prompt + config.max_new + forced > window:
+        tools = f" and {forced} of tools" if forced else ""
+        raise UserError(
+            f"stage {stage!r}: a prompt of {prompt} tokens, an answer of {config.max_new}{tools} are more than the model's "
+            f"window of {window}: lower max_new or leave the longest problems out"
+        )
+
+
 def talk(
     engine: Any, tokenizer: Any, problems: Sequence[Problem], seeds: Sequence[tuple[int, ...]], config: Config, model: str,
     reward: rewards.Reward | None, reasons: Counter[str],
 ) -> list[Trace]:  # fmt: skip
     """One graded conversation with tools a problem. Its last turn is graded; the text is the whole of it."""
     from shoestring.generate.sampling import request_seed
-    from shoestring.stages.prompts import plain
     from shoestring.stages.workbench import clean
 
     engine.text = tokenizer.decode  # a call ends in a string, not in a token
@@ -140,8 +180,9 @@ def talk(
         return request_seed(*seeds[i], turn) if turn else request_seed(*seeds[i])
 
     try:
+        chats = [plain(p, config.ask) for p in problems]
         talks = _grpo_tools.converse(
-            engine, tokenizer, form, [plain(p) for p in problems], noise, config.turns, config.max_new, config.temperature
+            engine, tokenizer, form, chats, noise, config.turns, config.max_new, config.temperature
         )
     except UserError as e:
         raise UserError(f"stage {model!r}: {e}") from None

@@ -128,6 +128,7 @@ class Context:
     checkpoint_seconds: float = 55.0
     planned_seconds: float = math.inf  # the most that the plan gives the whole stage
     priced: Callable[[str], bool] = lambda sku: True  # whether a sku has a price of its own
+    cost: Callable[[Iterable[Usage]], float] = lambda usages: 0.0  # dollars of what is not posted yet
     fits: Callable[[Intent], bool] = lambda intent: True  # whether an intent would be answered with "go" for its money
     random: bool = False  # weights drawn anew by the seed in place of the base's (sft: start = "random")
     worth: float | None = None  # US dollars that a point of accuracy is worth: training that gains less for its money stops
@@ -211,11 +212,14 @@ def write_json(path: Path, data: Any) -> Path:
 
 
 def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> Path:
+    """Whole or not at all, and on the disk when this returns: a checkpoint that counts on it may follow."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
     with open(part, "w", encoding="utf-8") as f:
         for r in rows:
             f.write(json.dumps(r, ensure_ascii=False, default=str) + "\n")
+        f.flush()
+        os.fsync(f.fileno())
     os.replace(part, path)
     return path
 

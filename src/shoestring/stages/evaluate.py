@@ -22,8 +22,9 @@ from shoestring.estimate.rates import added
 from shoestring.records import Artifact, Problem, StepReport, UserError
 from shoestring.stages import _evaluate_asks as asking
 from shoestring.stages import _evaluate_results as results
-from shoestring.stages import forecasts, scoring
+from shoestring.stages import _evaluate_window, forecasts, scoring
 from shoestring.stages.context import Context, Events, Facts, Forecast, Journal, Overrun, write_json, write_lines
+from shoestring.stages.prompts import QUESTION, ask_tokens, check_ask, choose_shots, few_shot, plain
 from shoestring.stages.sizes import drawn, of_sources
 
 HELDOUT = 1500  # tokens of the plain text that ships
@@ -33,6 +34,7 @@ HELDOUT = 1500  # tokens of the plain text that ships
 class Config:
     """sources: unseen test problems, `per_family` each; untrained: families for the forgetting check.
 
+    ask: what the user says, with {question} where the problem's text goes; worked examples are asked plainly.
     shots: worked examples for the base model's second asking (0: ask once); only an untrained model is asked twice.
     heldout: also measure the loss on the plain text that ships.
 
@@ -48,6 +50,7 @@ class Config:
     untrained: list[str] = field(default_factory=list)
     per_family: int = 50
     untrained_per_family: int = 24
+    ask: str = QUESTION
     shots: int = 4
     max_new: int = 64
     heldout: bool = True
@@ -72,6 +75,9 @@ class Config:
     def __post_init__(self) -> None:
         if not self.sources and not self.benchmarks:
             raise ValueError("sources is empty: name at least one, such as 'bundled:chain_sum', or benchmarks")
+        check_ask(self.ask)
+        if self.ask != QUESTION and not self.sources:
+            raise ValueError("ask is for sources; a benchmark says itself how it is asked")
         if self.per_family < 1 or self.max_new < 1 or self.shots < 0:
             raise ValueError("per_family and max_new must be above zero, shots not below")
         if not self.benchmarks:
@@ -141,9 +147,12 @@ def _default(f: Field[Any]) -> Any:
 
 
 def check(config: Config, base: str) -> None:
-    """UserError, before anything is spent, for benchmarks that cannot be asked. `base` is not asked for anything."""
+    """UserError, before anything is spent, for benchmarks that cannot be asked, or not within the window of `base`."""
     if config.benchmarks:
+        from shoestring.stages.workbench import gradable
+
         asking.check(config)
+        _evaluate_window.check(config, base, asking.loaded(config, gradable))
 
 
 def _count(config: Config, trained: bool) -> tuple[int, int]:
@@ -167,7 +176,7 @@ def _of_sources(config: Config, facts: Facts) -> Forecast:
     facts = replace(facts, sizes=sizes)
     n, families = _count(config, facts.trained)
     new = written(sizes, config.max_new, facts.trained)
-    rows = n * sizes.own
+    rows = n * (sizes.own + ask_tokens(config.ask))
     few = n // 2 if config.shots and not facts.trained else 0
     if few:
         chunks = -(-few // forecasts.ROWS)
@@ -199,17 +208,16 @@ class _Ask:
 
 def questions(config: Config, seed: int, base: bool) -> list[_Ask]:
     """Everything that is asked, in a fixed order."""
-    from shoestring.stages.prompts import choose_shots, few_shot, plain
     from shoestring.stages.workbench import load_problems, spread
 
     unseen = spread(load_problems(config.sources, "test"), config.per_family, 0)  # one unseen set for every seed
-    asks = [_Ask(p, scoring.UNSEEN, "zero-shot", plain(p)) for p in unseen]
+    asks = [_Ask(p, scoring.UNSEEN, "zero-shot", plain(p, config.ask)) for p in unseen]
     if base and config.shots:
         shots = choose_shots([p for p in load_problems(config.sources, "train") if p.solution], config.shots, seed)
         asks += [_Ask(p, scoring.UNSEEN, "few-shot", few_shot(p, shots.get(p.domain, []))) for p in unseen]
     if config.untrained:
         others = spread(load_problems(config.untrained, "test"), config.untrained_per_family, 0)
-        asks += [_Ask(p, scoring.UNTRAINED, "zero-shot", plain(p)) for p in others]
+        asks += [_Ask(p, scoring.UNTRAINED, "zero-shot", plain(p, config.ask)) for p in others]
     return asks
 
 
@@ -253,6 +261,9 @@ def _unseen(config: Config, context: Context) -> Events:
     order = sorted(mixed, key=lambda i: asks[i].prompting == "few-shot")
     chunks = [order[i : i + size] for i in range(0, len(order), size)]
     tokenizer = Tokenizer(context.base)
+    for way, keys in (("zero-shot", "max_new"), ("few-shot", "shots or max_new")):
+        chats = [a.messages for a in asks if a.prompting == way]
+        _evaluate_window.refuse_sources(chats, tokenizer, context.base, config.max_new, context.stage, keys)
     model, _ = open_model(context)
     engine, pace = Engine(model, size), context.first(60.0)
     lenient = rewards.get("lenient")
@@ -272,6 +283,8 @@ def _unseen(config: Config, context: Context) -> Events:
         except Overrun:  # the chunk is lost, what was graded is the score
             stopped = True
             break
+        if fault := next((answer.error for answer in done if answer.reason == "error"), ""):
+            raise UserError(f"stage {context.stage!r}: {fault}")  # what was not asked is not wrong
         rows: list[dict[str, Any]] = []
         texts, asked = [clean(answer.tokens, tokenizer) for answer in done], [asks[k].problem for k in chunk]
         graded = rewards.score_all(texts, asked, lengths=[len(answer.tokens) for answer in done])

@@ -7,6 +7,7 @@ of the update, counted and priced. Prompt tokens and tokens that the machine for
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ from shoestring.stages import forecasts, probing, scoring
 from shoestring.stages._grpo_ahead import Asker, Rolled, Rollouts
 from shoestring.stages._grpo_draw import DrawConfig, draw, read_pool, step_file
 from shoestring.stages._grpo_policy import PolicyConfig
-from shoestring.stages._grpo_roll import Past, RollConfig, advantages, learnable, roll, to_example
+from shoestring.stages._grpo_roll import Past, RollConfig, advantages, learnable, refuse_too_long, roll, to_example
 from shoestring.stages._grpo_update import Learner, Learnt
 from shoestring.stages._grpo_watch import listening, together
 from shoestring.stages.context import Context, Events, Facts, Forecast, read_lines, write_lines
@@ -60,7 +61,7 @@ class Config(DrawConfig, RollConfig, PolicyConfig, TrainerConfig):
 
     def __post_init__(self) -> None:
         for key in ("steps", "prompts", "lr", "max_new", "temperature", "rows"):
-            if getattr(self, key) <= 0:
+            if not 0 < getattr(self, key) < math.inf:
                 raise ValueError(f"{key} = {getattr(self, key)} must be above zero")
         if self.group < 2:
             raise ValueError(f"group = {self.group}: an advantage needs at least two answers a problem")
@@ -125,7 +126,7 @@ def forecast(config: Config, facts: Facts) -> Forecast:
     that scoring costs no forward pass unless a reference, a critic or `old` asks for one; groups without variance that are
     replaced (`resample`) are asked for again, and a critic, which learns from every answer, costs the update once more."""
     sizes, shape, answers = facts.sizes, facts.shape, config.prompts * config.group
-    rules, forced = config.forced()  # of tools
+    rules, forced = config.forced()  # of `ask` and tools
     prompt = max(1, round(sizes.prompt)) + rules
     new = grown(written(sizes, config.max_new, facts.trained), config.steps, config.max_new)
     critic = config.of().critic
@@ -158,7 +159,7 @@ def forecast(config: Config, facts: Facts) -> Forecast:
         around = added(around, rates.store(0.5 * TrainerConfig.checkpoint_bytes(config, shape)))
     tokens = answers_in_all * new + config.updates * config.steps * groups * row
     return facts.forecast(
-        added(rolled, done.seconds, around), tokens=round(tokens), flops=trained + rollout,
+        added(rolled, done.seconds, around, config.tool_seconds(answers_in_all)), tokens=round(tokens), flops=trained + rollout,
         parts={"rollouts": rollout, "scoring": judged, "update": trained - judged}, hardware_flops=rollout + done.hardware,
         memory_bytes=sum(done.memory.values()), memory=done.memory, fits=done.fits, trains=True, steps=config.steps,
         notes=(f"answers of {new:.0f} tokens on average, at most {config.max_new}",),
@@ -208,7 +209,7 @@ def step_flops(config: Config, shape: ModelShape, rolled: Rolled, learnt: Learnt
 def run(config: Config, inputs: Mapping[str, Path], context: Context) -> Events:
     from shoestring.stages.workbench import trace_row
 
-    probe = probing.of(context, inputs, config.steps, config.max_new)
+    probe = probing.of(context, inputs, config.steps, config.max_new, config.ask)
     pool = probing.without(read_pool(inputs, context.stage, config.mix), probe)
     reward = listening(config.mixture())
     scoring.self_test([p for problems in pool.values() for p in problems], reward, " + ".join(config.rewards or ()))
@@ -219,6 +220,7 @@ def run(config: Config, inputs: Mapping[str, Path], context: Context) -> Events:
     memory = config.memory_beside_rollouts(context.shape, free_bytes())
     config.refuse_what_does_not_fit(context.stage, context.shape, memory)
     trainer = Trainer(config, context, config.steps, config.warmup, config.lr, memory)
+    refuse_too_long(pool, config, tokenizer, trainer.model.config.max_positions, context.stage)
     past, pace = Past.read(context, trainer.step, reward), context.first(60.0)
     learner = Learner(config, context, trainer)
     asker = Asker(pool, config, context, tokenizer, reward, past.lately)
@@ -235,17 +237,17 @@ def run(config: Config, inputs: Mapping[str, Path], context: Context) -> Events:
         if reward is not None:
             reward.parts = rolled.parts
         seen = past.look(step + 1, rolled.questions, rolled.groups)
-        rollouts.ahead(step)
-        learnt = learner.learn(rolled.groups)
-        rollouts.join()
+        with rollouts.beside(step):
+            learnt = learner.learn(rolled.groups)
         seconds = context.clock() - began
         pace.add(seconds)
-        tokens, result, traces = rolled.tokens(), learnt.result, rolled.traces()
+        tokens, result = rolled.tokens(), learnt.result
+        paid = [t.score for t in rolled.traces() if t.score is not None]  # of the others no reward has an opinion
         wasted = context.usd(rolled.seconds * learnt.flat_tokens / max(1, tokens))
         behind = {"weights_behind": step - rolled.version} if config.off_policy else {}
         yield StepReport(
             context.stage, trainer.step, config.steps, seconds, tokens + result.rows, result.predictions,
-            loss=result.loss if learnt.lengths else None, reward=sum(t.score or 0.0 for t in traces) / len(traces),
+            loss=result.loss if learnt.lengths else None, reward=sum(paid) / len(paid) if paid else None,
             grad_norm=learnt.norm, flops=step_flops(config, context.shape, rolled, learnt),
             extra=together(told(config, rolled, learnt, wasted), behind, seen, trainer.news()),
         )  # fmt: skip

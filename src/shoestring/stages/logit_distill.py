@@ -22,7 +22,7 @@ from shoestring.records import Artifact, Example, StepReport, UserError
 from shoestring.stages import forecasts, probing, teachers
 from shoestring.stages.context import Context, Events, Facts, Forecast, read_lines, write_lines
 from shoestring.stages.rows import batches_of, examples, steps_of
-from shoestring.stages.trainer import Trainer, TrainerConfig
+from shoestring.stages.trainer import EpochsConfig, Trainer
 
 if TYPE_CHECKING:
     from shoestring.generate.engine import Engine
@@ -33,7 +33,7 @@ SLOTS = 96  # answers that the student writes at once
 
 
 @dataclass(frozen=True)
-class Config(TrainerConfig):
+class Config(EpochsConfig):
     """teacher: a model as in `base` (a folder, a .gguf, a packaged name, a hub id in the cache).
 
     loss: "forward_kl", "reverse_kl" or "jsd", whose mixture has `beta` of the teacher. temperature: of both softmaxes in the
@@ -49,25 +49,15 @@ class Config(TrainerConfig):
     top_k: int = 0
     on_policy: float = 0.0
     max_new: int = 256
-    epochs: float = 2.0
-    batch: int = 32
-    lr: float = 3e-4
-    warmup: float = 0.05
-    weight_decay: float = 0.0
-    beta1: float = 0.9
-    beta2: float = 0.95
 
     def __post_init__(self) -> None:
         if not self.teacher.strip():
             raise ValueError("teacher names no model: give a folder, a .gguf file or a hub id that is downloaded")
         if self.loss not in ("forward_kl", "reverse_kl", "jsd"):
             raise ValueError(f"loss = {self.loss!r} must be one of forward_kl, reverse_kl, jsd")
-        for key in ("epochs", "batch", "lr", "rows", "max_new", "temperature"):
+        for key in ("max_new", "temperature"):
             if not 0 < getattr(self, key) < math.inf:
                 raise ValueError(f"{key} = {getattr(self, key)} must be above zero")
-        for key in ("beta1", "beta2"):
-            if not 0 <= getattr(self, key) < 1:
-                raise ValueError(f"{key} = {getattr(self, key)} must be 0 or more and below 1")
         if not 0 < self.beta < 1:
             raise ValueError(
                 f"beta = {self.beta} must be above 0 and below 1; its ends are the losses forward_kl and reverse_kl"
@@ -76,8 +66,6 @@ class Config(TrainerConfig):
             raise ValueError(f"top_k = {self.top_k} is a number of tokens, or 0 for all")
         if not 0 <= self.on_policy <= 1:
             raise ValueError(f"on_policy = {self.on_policy} is a share of the rows, from 0 to 1")
-        if not 0 <= self.warmup < 1:
-            raise ValueError(f"warmup = {self.warmup} is a share of the steps, from 0 to below 1")
         plain = {f.name: f.default for f in fields(Config)}
         read = {"beta": (self.loss == "jsd", 'loss = "jsd"'), "max_new": (self.on_policy > 0, "on_policy above 0")}
         for key, (is_read, by) in read.items():

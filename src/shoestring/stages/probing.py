@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from shoestring.records import Problem, StepReport, UserError
 from shoestring.stages.context import Context, Events, Journal, Pace, read_lines
+from shoestring.stages.prompts import QUESTION, plain
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -57,9 +58,9 @@ def without(pool: Mapping[str, list[Problem]], probe: Probe | None) -> dict[str,
     return {family: ps for family, ps in left.items() if ps}
 
 
-def of(context: Context, inputs: Mapping[str, Path], total: int, max_new: int = MAX_NEW) -> Probe | None:
+def of(context: Context, inputs: Mapping[str, Path], total: int, max_new: int = MAX_NEW, ask: str = QUESTION) -> Probe | None:
     """The stage's probe; None where the recipe does not say what a point is worth."""
-    return None if context.worth is None else Probe(context, held_out(inputs, context.stage), total, max_new)
+    return None if context.worth is None else Probe(context, held_out(inputs, context.stage), total, max_new, ask)
 
 
 def before_step(
@@ -83,9 +84,9 @@ def before_step(
 class Probe:
     """`look` at the start of a stage and at every interval of its `total` steps."""
 
-    def __init__(self, context: Context, problems: list[Problem], total: int, max_new: int) -> None:
+    def __init__(self, context: Context, problems: list[Problem], total: int, max_new: int, ask: str) -> None:
         assert context.worth is not None
-        self.context, self.problems, self.total, self.max_new = context, problems, total, max_new
+        self.context, self.problems, self.total, self.max_new, self.ask = context, problems, total, max_new, ask
         self.worth = context.worth
         self.every = max(1, -(-total // LOOKS))
         self.journal = Journal(context.folder / "probe.jsonl")
@@ -104,13 +105,12 @@ class Probe:
 
     def _ask(self, trainer: Trainer, tokenizer: Tokenizer) -> Events:
         from shoestring.generate.engine import Engine, Request
-        from shoestring.stages.prompts import plain
         from shoestring.stages.workbench import sample
 
         context, step = self.context, trainer.step
         began = context.clock()
         stop = frozenset([tokenizer.end])
-        requests = [Request(tokenizer.chat(plain(p)), self.max_new, stop=stop) for p in self.problems]
+        requests = [Request(tokenizer.chat(plain(p, self.ask)), self.max_new, stop=stop) for p in self.problems]
         reasons: Counter[str] = Counter()
         traces = sample(Engine(trainer.model, SLOTS), requests, self.problems, tokenizer, context.stage, reasons=reasons)
         right = [int(t.score == 1.0) for t in traces]

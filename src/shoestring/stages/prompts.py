@@ -9,9 +9,23 @@ from typing import Any
 
 from shoestring.records import Problem
 
+QUESTION = "{question}"  # where the problem's text goes in an `ask`
 
-def plain(problem: Problem) -> list[dict[str, str]]:
-    return [{"role": "user", "content": problem.prompt}]
+
+def check_ask(ask: str) -> None:
+    """ValueError for a text that leaves the question out."""
+    if ask.count(QUESTION) != 1:
+        raise ValueError(f"ask = {ask!r} must hold {QUESTION} once, where the problem's text goes")
+
+
+def ask_tokens(ask: str) -> int:
+    """Tokens that `ask` adds to a prompt, about: of the plan."""
+    return -(-(len(ask) - len(QUESTION)) // 4)
+
+
+def plain(problem: Problem, ask: str = QUESTION) -> list[dict[str, str]]:
+    """ask: what the user says, with the problem's text at `QUESTION`."""
+    return [{"role": "user", "content": ask.replace(QUESTION, problem.prompt)}]
 
 
 def few_shot(problem: Problem, shots: Sequence[Problem]) -> list[dict[str, str]]:

@@ -17,37 +17,24 @@ from shoestring.records import Artifact, StepReport, UserError
 from shoestring.stages import forecasts, probing
 from shoestring.stages.context import Context, Events, Facts, Forecast, read_lines
 from shoestring.stages.rows import batches_of, examples, steps_of
-from shoestring.stages.trainer import Trainer, TrainerConfig
+from shoestring.stages.trainer import EpochsConfig, Trainer
 
 
 @dataclass(frozen=True)
-class Config(TrainerConfig):
+class Config(EpochsConfig):
     """epochs over the traces, `batch` traces a step; steps: so many optimiser steps, in place of epochs (0: by epochs).
 
-    lr peaks after a `warmup` share of the steps. beta1, beta2 and weight_decay are AdamW's. order: "given" takes the traces
-    of the first epoch as they stand (with curate's order = "easy-first" a curriculum), later epochs shuffled. start: "base"
-    begins from the base model's weights and not from the latest ones (DeepSeek-R1, section 2.3.3, trains anew on what it has
-    sampled), "random" from weights drawn anew by the seed: what is left of a gain without the base's own training. The keys of
-    every stage that trains (`TrainerConfig`) belong to it too.
+    order: "given" takes the traces of the first epoch as they stand (with curate's order = "easy-first" a curriculum), later
+    epochs shuffled. start: "base" begins from the base model's weights and not from the latest ones (DeepSeek-R1, section
+    2.3.3, trains anew on what it has sampled), "random" from weights drawn anew by the seed: what is left of a gain without
+    the base's own training. The keys of every stage that trains by epochs (`EpochsConfig`) belong to it too.
     """
 
-    epochs: float = 2.0
     steps: int = 0
-    batch: int = 32
-    lr: float = 3e-4
-    warmup: float = 0.05
-    weight_decay: float = 0.0
-    beta1: float = 0.9
-    beta2: float = 0.95
     order: Literal["shuffled", "given"] = "shuffled"
     start: Literal["latest", "base", "random"] = "latest"
 
     def __post_init__(self) -> None:
-        for key in ("epochs", "batch", "lr", "rows"):
-            if getattr(self, key) <= 0:
-                raise ValueError(f"{key} = {getattr(self, key)} must be above zero")
-        if not 0 <= self.warmup < 1:
-            raise ValueError(f"warmup = {self.warmup} is a share of the steps, from 0 to below 1")
         if self.order not in ("shuffled", "given"):
             raise ValueError(f"order = {self.order!r} must be 'shuffled' or 'given'")
         if self.start not in ("latest", "base", "random"):

@@ -134,6 +134,34 @@ class TrainerConfig:
         return adapters.adapter_training_flops(shape, lengths, self.lora, self.targets(), head_tokens)
 
 
+@dataclass(frozen=True)
+class EpochsConfig(TrainerConfig):
+    """`epochs` passes over the traces in steps of `batch` of them.
+
+    lr peaks after a `warmup` share of the steps; beta1, beta2 and weight_decay are AdamW's.
+    """
+
+    epochs: float = 2.0
+    batch: int = 32
+    lr: float = 3e-4
+    warmup: float = 0.05
+    weight_decay: float = 0.0
+    beta1: float = 0.9
+    beta2: float = 0.95
+
+    def check(self) -> None:
+        """ValueError for a value that means nothing."""
+        for key in ("epochs", "batch", "lr", "rows"):
+            if not 0 < getattr(self, key) < math.inf:
+                raise ValueError(f"{key} = {getattr(self, key)} must be above zero")
+        for key in ("beta1", "beta2"):
+            if not 0 <= getattr(self, key) < 1:
+                raise ValueError(f"{key} = {getattr(self, key)} must be 0 or more and below 1")
+        if not 0 <= self.warmup < 1:
+            raise ValueError(f"warmup = {self.warmup} is a share of the steps, from 0 to below 1")
+        super().check()
+
+
 class Beside(Protocol):
     """What is saved and restored with the model: a reference policy, a critic's optimiser."""
 

@@ -45,7 +45,7 @@ seeds = [0, 1]
 name = "plain"
 [[arm]]
 name = "other"
-set = {{ "sft.lr" = 1e-4 }}
+set = {{ "{changed}" = 1e-4 }}
 """
 PROBLEMS = 40
 
@@ -100,9 +100,10 @@ class Ablations:
 
         return run
 
-    def write(self, budget: str = "1000", top: str = "", text: str = TEXT) -> Path:
+    def write(self, budget: str = "1000", top: str = "", text: str = TEXT, changed: str = "sft.lr") -> Path:
+        """The ablation's file. changed: the setting in which the arm "other" differs."""
         path = self.folder / "ab.toml"
-        path.write_text(text.format(budget=budget, top=top))
+        path.write_text(text.format(budget=budget, top=top, changed=changed))
         return path
 
     def load(self, *args: Any, **rest: Any) -> file.Ablation:

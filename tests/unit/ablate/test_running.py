@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from ablate_world import Ablations, ablations
+from ablate_world import TEXT, Ablations, ablations
 
 from shoestring.ablate import planning, running
 from shoestring.ablate.pool import Pool
@@ -62,7 +62,7 @@ def test_the_clock_of_the_children_has_no_gaps(world: Ablations) -> None:
 
 
 def test_shared_stages_run_once_and_are_named(world: Ablations) -> None:
-    runner = world.runner(world.load(top='shared = ["first", "sft"]\nevaluate = ["bundled:gcd"]', text=TEXT_SHARED))
+    runner = world.runner(world.load(top='shared = ["first", "sft"]\nevaluate = ["bundled:gcd"]', changed="grpo.lr"))
     assert runner.run()
     assert sorted(world.ran) == sorted(["shared sft", *(f"{a}-s{s} grpo" for a in ("plain", "other") for s in (0, 1))])
     state = json.loads((world.out / "other-s1" / "run.json").read_text())
@@ -76,20 +76,6 @@ def test_shared_stages_run_once_and_are_named(world: Ablations) -> None:
     planned = json.loads((world.out / "other-s1" / "plan.json").read_text())
     reused = [s for s in planned["stages"] if s["name"] in ("first", "sft")]
     assert all(s["usd"]["mid"] == 0 and s["notes"] for s in reused)
-
-
-TEXT_SHARED = """
-name = "ab"
-budget = "{budget} USD"
-recipe = "recipe.toml"
-seeds = [0, 1]
-{top}
-[[arm]]
-name = "plain"
-[[arm]]
-name = "other"
-set = {{ "grpo.lr" = 1e-4 }}
-"""
 
 
 class Killed(BaseException):
@@ -159,6 +145,29 @@ def test_the_ceiling_holds_where_stages_take_four_times_their_plan(world: Ablati
     assert len(stopped(made)) == 4
 
 
+def test_what_a_ceiling_stopped_goes_on_under_a_bigger_budget(world: Ablations) -> None:
+    world.world.stages["sft"] = world.world.trains("sft", 4, 40.0)
+    assert world.runner(world.load("480")).run()
+    assert {s["status"] for a in result(world)["arms"] for s in a["seeds"]} == {"stopped"}
+    assert world.runner(world.load("480"), resume=True).run(), "nothing is left to do under the same budget"
+    assert {s["status"] for a in result(world)["arms"] for s in a["seeds"]} == {"stopped"}
+    runner = world.runner(world.load("4000"), resume=True)
+    assert runner.run() and spent(world, runner) <= 4000
+    assert {s["status"] for a in result(world)["arms"] for s in a["seeds"]} == {"finished"}
+
+
+def test_shared_stages_that_a_ceiling_stopped_go_on(world: Ablations) -> None:
+    """Every arm reads them: half of them would be another ablation."""
+    quick, slow = world.world.stages["sft"], world.world.trains("sft", 4, 400.0)
+    world.world.stages["sft"] = slow
+    keys = {"top": 'shared = ["first", "sft"]', "changed": "grpo.lr"}
+    with pytest.raises(UserError, match="its stage 'sft' is stopped; use --resume, with a bigger budget if there is little left"):
+        world.runner(world.load(**keys)).run()
+    world.world.stages["sft"] = quick
+    assert world.runner(world.load(**keys), resume=True).run()
+    assert {s["status"] for a in result(world)["arms"] for s in a["seeds"]} == {"finished"}
+
+
 def test_what_does_not_fit_any_more_is_not_begun(world: Ablations) -> None:
     assert world.runner(world.load(), only=("plain",)).run()
     with pytest.raises(UserError, match=r"budget 230 USD, of which \d+\.\d+ are spent, is too small"):
@@ -212,7 +221,7 @@ def test_resume_and_fresh_are_told_apart(world: Ablations) -> None:
     with pytest.raises(UserError, match="add --resume"):
         world.runner(ablation).run()
     assert result(world)["runs"] == 1
-    changed = world.load(text=TEXT_SHARED.replace('name = "plain"', 'name = "plain"\nset = {{ "sft.lr" = 1e-5 }}'))
+    changed = world.load(changed="grpo.lr", text=TEXT.replace('name = "plain"', 'name = "plain"\nset = {{ "sft.lr" = 1e-5 }}'))
     with pytest.raises(UserError, match=r'ab\.toml:7: arm "plain" has changed since its runs'):
         world.runner(changed, resume=True).run()
     assert world.runner(ablation, resume=True).run() and result(world)["runs"] == 4

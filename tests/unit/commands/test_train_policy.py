@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +12,9 @@ from shoestring import cli
 from shoestring.commands import train
 from shoestring.commands.parser import parse
 from shoestring.records import UserError
+from shoestring.train.variants import VARIANTS
+
+PAGE = (Path(__file__).resolve().parents[3] / "docs" / "grpo.md").read_text(encoding="utf-8")
 
 
 def config(*args: str) -> Any:
@@ -29,6 +34,27 @@ def test_trl_says_the_same_in_other_words() -> None:
                "--vllm_importance_sampling_cap", "3")  # fmt: skip
     assert (c.old, c.importance, c.importance_cap) == ("trainer", "masked", 3.0)
     assert config().variant == "bnpo" and config().bounds() == (0.2, 0.28)
+
+
+SEQUENCE = ["--importance_sampling_level", "sequence"]
+
+
+@pytest.mark.parametrize("args", [[], ["--loss_type", "grpo"], ["--loss_type", "gspo"]])
+def test_a_ratio_of_sequences_has_the_bounds_that_gspo_is_documented_with(args: list[str]) -> None:
+    """docs/grpo.md's table, which is also TRL's own recipe of the paper; not the 0.2 of a token's ratio."""
+    v = VARIANTS["gspo"]
+    made = config(*args, *SEQUENCE)
+    assert made.variant == "gspo" and made.bounds() == (v.low, v.high) == (3e-4, 4e-4)
+    assert re.search(r"^\| `gspo` \|.*\| 3e-4, 4e-4 \|", PAGE, re.MULTILINE)
+    assert "Without\n`--epsilon` its bounds are gspo's 3e-4 and 4e-4" in PAGE
+    assert config(*args, *SEQUENCE, "--epsilon", "1e-3").bounds() == (1e-3, 1e-3)
+    assert config(*args, *SEQUENCE, "--epsilon", "1e-3", "--epsilon_high", "2e-3").bounds() == (1e-3, 2e-3)
+
+
+@pytest.mark.parametrize("kind", sorted(VARIANTS.keys() - {"grpo", "gspo", "luspo"}))
+def test_a_ratio_of_sequences_is_refused_where_there_is_none(kind: str) -> None:
+    with pytest.raises(UserError, match="no such loss"):
+        config("--loss_type", kind, *SEQUENCE)
 
 
 @pytest.mark.parametrize(

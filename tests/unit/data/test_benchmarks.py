@@ -138,7 +138,7 @@ def test_a_benchmark_of_one_s_own(tmp_path: Path) -> None:
         ('prompt = "q"\n', "prompt and answer must name"),
         ('prompt = "q"\nanswer = "a"\nproblems = "many"\n', "m.toml:3: problems"),
         ('prompt = "q"\nanswer = "a"\ntemplate = "no place"\n', "template must hold"),
-        ("prompt = \n", "m.toml:1: not TOML"),
+        ("prompt = \n", "m.toml:1:9: not TOML"),
     ],
 )
 def test_a_wrong_file_is_one_line(tmp_path: Path, text: str, said: str) -> None:

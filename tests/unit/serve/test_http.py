@@ -8,9 +8,11 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import IO, Any
 
 import pytest
 
@@ -51,7 +53,7 @@ def events(response: Any) -> list[dict[str, Any]]:
 def refused(response: Any, status: int, *words: str) -> None:
     assert response.status_code == status, response.text
     error = response.json()["error"]
-    assert error.keys() == {"message", "type", "param", "code"} and "\n" not in error["message"]
+    assert error.keys() == {"message", "type", "param", "code"} and "\n" not in error["message"] and len(response.text) < 1000
     for w in words:
         assert w in json.dumps(error), (w, error)
 
@@ -128,15 +130,19 @@ def test_a_stream_adds_up(client: Any, path: str, body: dict[str, Any]) -> None:
         ({"n": 1000}, ["n must be"]),
         ({"prompt": ["a"] * 22, "n": 3}, ["22 prompts", "21"]),
         ({"seed": "x"}, ["seed"]),
-        ({"logprobs": 5}, ["logprobs = 0"]),
+        ({"logprobs": 6}, ["logprobs", "0 to 5"]),
+        ({"top_logprobs": 1}, ["top_logprobs"]),
         ({"echo": True}, ["echo"]),
         ({"best_of": 3}, ["best_of"]),
         ({"frequency_penalty": 0.5}, ["frequency_penalty"]),
         ({"stop": [""]}, ["stop"]),
         ({"stop": 5}, ["stop"]),
+        ({"stop": ["a" * 1001]}, ["1000 characters"]),
         ({"stop_token_ids": ["a"]}, ["stop_token_ids"]),
+        ({"stop_token_ids": [7] * 1001}, ["at most 1000 ids"]),
         ({"stream_options": {"include_usage": True}}, ["stream_options"]),
         ({"colour": "red"}, ["unknown field colour"]),
+        ({"many\nlines " * 9999: 1}, ["unknown field many lines many"]),
     ],
     ids=str,
 )
@@ -152,6 +158,7 @@ def test_bad_completions_are_refused(client: Any, change: dict[str, Any], words:
         {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]},
         {"messages": [{"role": "assistant", "content": "x", "tool_calls": [{"id": "a"}]}]},
         {"tools": [{"type": "function"}]}, {"response_format": {"type": "json_object"}}, {"top_logprobs": 3}, {"logprobs": 1},
+        {"top_logprobs": 21, "logprobs": True}, {"top_logprobs": True, "logprobs": True},
     ],
     ids=str,
 )  # fmt: skip
@@ -195,7 +202,7 @@ def test_bodies(client: Any, served: Any) -> None:
     refused(client.post("/completions", content=b"{", headers=kind), 400, "JSON")
     refused(client.post("/completions", content=b"[" * 100000, headers=kind), 400, "JSON")
     refused(client.post("/completions", content=b"[1]", headers=kind), 400, "object")
-    for half in ({"prompt": "half \ud800"}, {"\uDFFF": 1}, {"user": "\udc00\ud800"}):  # no answer could repeat them
+    for half in ({"prompt": "half \ud800"}, {"\udfff": 1}, {"user": "\udc00\ud800"}):  # no answer could repeat them
         refused(client.post("/completions", content=json.dumps(TEXT | half), headers=kind), 400, "whole UTF-8")
     smile = json.dumps(TEXT | {"prompt": "\U0001f600"})
     assert "\\ud83d" in smile and client.post("/completions", content=smile, headers=kind).status_code == 200
@@ -286,12 +293,12 @@ def test_addresses(monkeypatch: Any, tmp_path: Path) -> None:
         serve.main(Path("/nowhere"), port=0)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_lets_answers_end(sharp: Path, world: Any, number: signal.Signals) -> None:
+@contextmanager
+def serving(model: Path, world: Any, first: str = "") -> Iterator[tuple[subprocess.Popen[str], IO[str]]]:
+    """(a server in a process of its own, what it prints), killed at the end. first: statements that it runs before."""
     code = (
-        "import sys; from pathlib import Path; from shoestring import serve;"
-        f"sys.exit(serve.main(Path({str(sharp)!r}), port=0, name='tiny', dtype='float32'))"
+        f"import sys; from pathlib import Path; from shoestring import serve; {first}"
+        f"sys.exit(serve.main(Path({str(model)!r}), port=0, name='tiny', dtype='float32'))"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", code], env=world.env | {"PATH": os.environ["PATH"]}, text=True,
@@ -299,9 +306,18 @@ def test_a_signal_lets_answers_end(sharp: Path, world: Any, number: signal.Signa
     )  # fmt: skip
     try:
         assert process.stdout is not None
-        line = process.stdout.readline()
+        yield process, process.stdout
+    finally:
+        process.kill()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_lets_answers_end(sharp: Path, world: Any, number: signal.Signals) -> None:
+    with serving(sharp, world) as (process, stdout):
+        line = stdout.readline()
         assert line.startswith("serving tiny at http://127.0.0.1:"), process.communicate(timeout=20)
-        assert "a page to ask it: http://127.0.0.1:" in process.stdout.readline()
+        assert "a page to ask it: http://127.0.0.1:" in stdout.readline()
         url = line.split(" at ")[1].strip()
         events = Endpoint(Server(url, "tiny")).tokens([Request((1, 2, 3), 60, 1.0, seed=3)])
         next(events)
@@ -313,25 +329,16 @@ def test_a_signal_lets_answers_end(sharp: Path, world: Any, number: signal.Signa
         out, err = process.communicate(timeout=20)
         assert process.returncode == 0 and out.strip() == "stopped", (process.returncode, out, err)
         assert "Traceback" not in err
-    finally:
-        process.kill()
 
 
 @pytest.mark.slow
 def test_an_answer_that_outlasts_the_grace_is_told_so(sharp: Path, world: Any) -> None:
-    code = (
-        "import sys, time; from pathlib import Path; from shoestring import serve; from shoestring.serve import server;"
-        "from shoestring.generate.engine import Session; server.GRACE = 0.5; quick = Session.step;"
-        "Session.step = lambda self: (time.sleep(0.02), quick(self))[1];"
-        f"sys.exit(serve.main(Path({str(sharp)!r}), port=0, name='tiny', dtype='float32'))"
+    slow = (
+        "import time; from shoestring.serve import server; from shoestring.generate.engine import Session;"
+        "server.GRACE = 0.5; quick = Session.step; Session.step = lambda self: (time.sleep(0.02), quick(self))[1];"
     )
-    process = subprocess.Popen(
-        [sys.executable, "-c", code], env=world.env | {"PATH": os.environ["PATH"]}, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
-    try:
-        assert process.stdout is not None
-        url = process.stdout.readline().split(" at ")[1].strip()
+    with serving(sharp, world, slow) as (process, stdout):
+        url = stdout.readline().split(" at ")[1].strip()
         body = TEXT | {"max_tokens": 900, "ignore_eos": True, "stream": True}
         with httpx2.Client(trust_env=False, timeout=60) as c, c.stream("POST", url + "/completions", json=body) as response:
             lines = response.iter_lines()
@@ -341,8 +348,6 @@ def test_an_answer_that_outlasts_the_grace_is_told_so(sharp: Path, world: Any) -
         assert json.loads(last.removeprefix("data: "))["error"]["message"] == "the server is stopping"
         out, err = process.communicate(timeout=20)
         assert process.returncode == 0 and out.endswith("stopped\n") and "Traceback" not in err, (out, err)
-    finally:
-        process.kill()
 
 
 @pytest.mark.parametrize("missing", ["starlette", "uvicorn"])

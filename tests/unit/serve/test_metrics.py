@@ -61,11 +61,16 @@ def test_what_was_asked_is_counted(priced: Any) -> None:
     assert m["completion_tokens_total"] == one["completion_tokens"] + two["completion_tokens"]
     assert m["thinking_tokens_total"] == two["completion_tokens_details"]["reasoning_tokens"] == 5
     assert m["time_to_first_token_seconds_count"] == 3 == m['time_to_first_token_seconds_bucket{le="+Inf"}']
-    assert m["inter_token_seconds_count"] == m["completion_tokens_total"] - 3
+    assert m["inter_token_latency_seconds_count"] == m["completion_tokens_total"] - 3
     assert (m["answers_active"], m["answers_running"], m["answers_waiting"], m['cache_blocks{state="used"}']) == (0, 0, 0, 0)
     assert m['cache_blocks{state="free"}'] > 0
     assert m["answer_machine_seconds_total"] == pytest.approx(one["machine_seconds"] + two["machine_seconds"], abs=1e-5)
-    assert 0 < m["answers_usd_total"] < m["usd_total"] == pytest.approx(0.00003 * m["up_seconds_total"], rel=1e-6)
+    assert (
+        0
+        < m["answer_cost_usd_total"]
+        < m["machine_cost_usd_total"]
+        == pytest.approx(0.00003 * m["uptime_seconds_total"], rel=1e-6)
+    )
     assert float(one["cost"]["usd"]) == pytest.approx(0.00003 * one["machine_seconds"], rel=1e-3)
     assert (one["cost"]["basis"], one["cost"]["source"]) == ("measured", "a test's rate")
 
@@ -120,7 +125,37 @@ def test_a_histogram() -> None:
     h = Histogram((0.1, 1.0))
     for x in (0.05, 0.1, 0.5, 7.0):
         h.observe(x)
-    assert list(h.lines("x")) == ['x_bucket{le="0.1"} 2', 'x_bucket{le="1"} 3', 'x_bucket{le="+Inf"} 4', "x_sum 7.65", "x_count 4"]
+    assert list(h.lines("x")) == [
+        'x_bucket{le="0.1"} 2',
+        'x_bucket{le="1.0"} 3',
+        'x_bucket{le="+Inf"} 4',
+        "x_sum 7.65",
+        "x_count 4",
+    ]
+
+
+def test_names_and_kinds_are_prometheus_own() -> None:
+    """https://prometheus.io/docs/practices/naming: counters end in _total, units are base units and stand in the name."""
+    lines = Metrics().render(Load(1, 2, 3, 10), 4, RATE).splitlines()
+    kinds = dict(x.split()[2:] for x in lines if x.startswith("# TYPE "))
+    helps = {x.split()[2]: x.split(maxsplit=3)[3] for x in lines if x.startswith("# HELP ")}
+    assert kinds.keys() == helps.keys() and all(h.endswith((".", ").")) for h in helps.values())
+    for name, kind in kinds.items():
+        assert name.startswith("shoestring_") and (kind == "counter") == name.endswith("_total"), name
+        assert (kind == "histogram") <= name.endswith("_seconds") and not name.endswith(("_ms", "_count", "_sum"))
+        samples = [x for x in lines if x.startswith((name + " ", name + "{", name + "_bucket{"))]
+        assert samples and lines.index(f"# TYPE {name} {kind}") == lines.index(samples[0]) - 1
+        if kind == "histogram":
+            bounds = [float(x.split('"')[1]) for x in samples]
+            assert bounds == sorted(bounds) and bounds[-1] == float("inf") and f"{name}_sum 0.0" in lines
+
+
+def test_a_large_counter_has_all_its_digits() -> None:
+    m = Metrics()
+    m.completion_tokens, m.answer_seconds = 12_345_678_901, 123_456_789.125
+    text = m.render(Load(), 0, None)
+    assert "shoestring_completion_tokens_total 12345678901\n" in text
+    assert "shoestring_answer_machine_seconds_total 123456789.125\n" in text
 
 
 def test_an_idle_server_and_small_money() -> None:

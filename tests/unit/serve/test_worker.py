@@ -109,10 +109,11 @@ def test_jobs_submitted_together_share_steps(world: Any) -> None:
 
 def test_a_stop_string_cancels_at_once_and_a_stop_token_is_no_text(world: Any) -> None:
     worker, job, out, log = world
-    worker.submit([job("a", 20, 0, ("cd",)), job("p", 20, 1, stop=frozenset({ord("s")}))])
-    texts, ends = collect(out, 2)
-    assert texts == {0: "ab", 1: "pqr"}
-    assert ends[0].reason == ends[1].reason == "stop"
+    both = frozenset(map(ord, "sz"))  # the end of a turn and that of a sequence, as Gemma has them
+    worker.submit([job("a", 20, 0, ("cd",)), job("p", 20, 1, stop=both), job("x", 20, 2, stop=both)])
+    texts, ends = collect(out, 3)
+    assert texts == {0: "ab", 1: "pqr", 2: "xy"}
+    assert {e.reason for e in ends.values()} == {"stop"}
     assert ("cancel", 1) in log and ("cancel", 2) not in log
 
 
@@ -199,7 +200,7 @@ def test_a_client_that_stops_reading_is_let_go() -> None:
     from shoestring.serve.schema import Limits
 
     class Tokens:
-        end = 0
+        ends = frozenset({0})
 
         def decode(self, ids: Sequence[int]) -> str:
             return letters(ids)

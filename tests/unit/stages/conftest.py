@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -157,3 +159,48 @@ def final_state() -> Callable[[Path], dict[str, Any]]:
         return read_tensors(found.path)
 
     return read
+
+
+@pytest.fixture
+def grpo_inputs(tmp_path: Path) -> dict[str, Path]:
+    """Eighteen problems of two families."""
+    from shoestring.records import Problem
+    from shoestring.stages.context import write_lines
+    from shoestring.stages.prompts import to_row
+
+    problems = [Problem.make(f"question {f}/{i}", str(i), domain=f"family{f}") for f in range(2) for i in range(9)]
+    return {"pool": write_lines(tmp_path / "pool.jsonl", [to_row(p) for p in problems])}
+
+
+@pytest.fixture
+def go(
+    request: Any, make_context: Any, drive: Any, grpo_inputs: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., list[Any]]:  # fmt: skip
+    """go(where, until, **keys) → the events of GRPO; keys go over the test module's BASE. The reward: 1 where the answer's
+    letters sum to an even number."""
+    from shoestring import rewards
+    from shoestring.stages import grpo, workbench
+
+    def score_all(texts: list[str], problems: list[Any], **columns: Any) -> list[rewards.Verdict]:
+        return [rewards.of_score(float(sum(map(ord, t)) % 2 == 0)) for t in texts]
+
+    monkeypatch.setattr(workbench, "rewards", SimpleNamespace(score_all=score_all, tally=rewards.tally))
+
+    def run(where: str, until: int | None = None, often: bool = False, **keys: Any) -> list[Any]:
+        context = make_context(tmp_path / where, "grpo", **({"checkpoint_seconds": 0.0} if often else {}))
+        return drive(grpo.run(replace(request.module.BASE, **keys), grpo_inputs, context), until)
+
+    return run
+
+
+@pytest.fixture
+def same(final_state: Any, tmp_path: Path) -> Callable[[str, str], bool]:
+    """same(a, b): whether two runs of GRPO ended with the same bits."""
+
+    def equal(a: str, b: str) -> bool:
+        import torch
+
+        x, y = (final_state(tmp_path / w / "checkpoints" / "grpo") for w in (a, b))
+        return x.keys() == y.keys() and all(torch.equal(x[k], y[k]) for k in x)
+
+    return equal

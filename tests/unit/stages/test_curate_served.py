@@ -79,7 +79,7 @@ def test_pass_rates_of_a_server(curated: Any, tmp_path: Path) -> None:
         rows, events = curated(models=[server(s.url)], concurrency=1, too_easy=0.9)
     assert len(s.seen) == 12 and s.seen[1]["time"] - s.seen[0]["time"] >= 0.2
     assert rows and all(r["rates"] == {"base": r["rates"]["base"], "m": 0.0} and r["pass_rate"] <= 0.9 for r in rows)
-    kept = read_lines(tmp_path / "run/work/curate/samples-1.jsonl")
+    kept = read_lines(tmp_path / "run" / "work" / "curate" / "samples-1.jsonl")
     assert len(kept) == 10 and {r["score"] for r in kept} == {0.0, 1.0} and all(r["lenient"] == r["score"] for r in kept)
     assert used(events, outcome="useful") == 10 * 12 and used(events, outcome="failed") > 0, "the truncated stream is paid for"
     assert funnel(tmp_path / "run")["difficulty"]["before"] - funnel(tmp_path / "run")["difficulty"]["after"] == sum(r["score"] for r in kept)
@@ -98,7 +98,7 @@ def test_the_base_may_be_left_out(curated: Any, tmp_path: Path) -> None:
     with st.serving(st.says()) as s:
         rows, events = curated(models=[server(s.url, max_new=99)], ask_base=False, samples=2)
     assert len(s.seen) == 20 and {x["body"]["max_tokens"] for x in s.seen} == {99}
-    assert {json.dumps(r["rates"]) for r in rows} == {'{"m": 1.0}'} and not (tmp_path / "run/work/curate/samples.jsonl").exists()
+    assert {json.dumps(r["rates"]) for r in rows} == {'{"m": 1.0}'} and not (tmp_path / "run" / "work" / "curate" / "samples.jsonl").exists()
     assert "samples-of-base" not in [getattr(e, "kind", "") for e in events]
     assert len({x["body"]["seed"] for x in s.seen}) == 20, "samples differ by their seed"
 
@@ -124,7 +124,7 @@ def test_a_restart_repays_nothing(curated: Any, make_context: Any, tmp_path: Pat
             reply = "go" if isinstance(event, Intent) else None
             heard += isinstance(event, StepReport) and event.stage == "curate"
         events.close()
-        had = len(read_lines(tmp_path / "run/work/curate/replies-1.jsonl"))
+        had = len(read_lines(tmp_path / "run" / "work" / "curate" / "replies-1.jsonl"))
         again, events = curated(models=[server(s.url)], **keys)
         assert len(s.seen) - before <= 10 + 1 and had >= drop, "what was in flight, and nothing else, is asked again"
         assert used(events) == (10 - had) * 12

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
@@ -175,6 +176,21 @@ def test_nothing_left_to_practise_on_is_one_clear_line(make_context: Any, drive:
         run(make_context, drive, tmp_path / "a", {})
 
 
+def test_what_cannot_fit_the_window_is_refused_before_a_step(make_context: Any, drive: Any, inputs: Any, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"a prompt of \d+ tokens, an answer of 100000 are more than the model's window of \d+"):
+        drive(grpo.run(dataclasses.replace(CONFIG, max_new=100_000), inputs, make_context(tmp_path / "a", "grpo")))
+    assert not list(tmp_path.rglob("step-*.jsonl"))
+
+
+def test_a_finished_steps_rollouts_that_are_gone_are_missed(tmp_path: Path) -> None:
+    from shoestring.stages._grpo_draw import Lately, step_file
+
+    step_file(tmp_path, 1).write_text("")
+    assert not Lately.read(tmp_path, 1).seen
+    with pytest.raises(UserError, match=r"step-000002\.jsonl: a finished step's rollouts are gone"):
+        Lately.read(tmp_path, 2)
+
+
 @pytest.mark.usefixtures("parity")
 def test_verdicts_are_counted(make_context: Any, drive: Any, inputs: Any, tmp_path: Path) -> None:
     for r in (e for e in run(make_context, drive, tmp_path / "a", inputs) if isinstance(e, StepReport)):
@@ -185,8 +201,6 @@ def test_verdicts_are_counted(make_context: Any, drive: Any, inputs: Any, tmp_pa
 
 def test_rewards_of_the_user(make_context: Any, drive: Any, inputs: Any, tmp_path: Path) -> None:
     """A mixture is what is paid, after its self-test."""
-    import dataclasses
-
     body = "from shoestring import answers\ndef right(completions, answer, lengths=None, **columns):\n"
     body += "    found = [answers.equal(answers.extract(c), a) for c, a in zip(completions, answer)]\n"
     body += "    return [2.0 if f else 0.5 if lengths and i % 3 == 0 else 0.0 for i, f in enumerate(found)]\n"
@@ -203,6 +217,19 @@ def test_rewards_of_the_user(make_context: Any, drive: Any, inputs: Any, tmp_pat
         grpo.check(dataclasses.replace(CONFIG, rewards={f"{file}:none": 1.0}), "")
     with pytest.raises(ValueError, match="rewards is empty"):
         dataclasses.replace(CONFIG, rewards={})
+
+
+def test_the_reported_reward_is_of_answers_with_a_score(make_context: Any, drive: Any, inputs: Any, tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from shoestring import answers\ndef some(completions, answer, lengths=None, **columns):\n"
+        "    found = [answers.equal(answers.extract(c), a) for c, a in zip(completions, answer)]\n"
+        "    if lengths is None: return [1.0 if f else 0.0 for f in found]\n"
+        "    return [1.0 if f or i % 4 == 0 else None if i % 4 == 1 else 0.0 for i, f in enumerate(found)]\n"
+    )
+    config = dataclasses.replace(CONFIG, steps=2, rewards={f"{file}:some": 1.0})
+    reports = [e for e in drive(grpo.run(config, inputs, make_context(tmp_path / "a", "grpo"))) if isinstance(e, StepReport)]
+    assert [r.reward for r in reports] == [pytest.approx(1 / 3)] * 2  # of twelve, three are skipped and three are paid
 
 
 def test_an_answer_without_a_score_takes_no_part() -> None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from shoestring.records import Checkpoint, Problem, StepReport, UserError
 from shoestring.stages import grpo
-from shoestring.stages._grpo_draw import Lately, _replays, draw, read_pool, step_file, told, turns_of, weighted
+from shoestring.stages._grpo_draw import Lately, _replays, draw, others, read_pool, step_file, told, turns_of, weighted
 from shoestring.stages.context import write_lines
 from shoestring.stages.prompts import to_row
 
@@ -235,3 +235,23 @@ def test_the_share_of_a_replay_is_kept_over_steps(replay: float, prompts: int) -
     counts = [_replays(config, step) for step in range(steps)]
     assert sum(counts) == math.floor(replay * prompts * steps + 1e-9) > 0
     assert max(counts) - min(counts) <= 1 and max(counts) <= prompts
+
+
+@given(
+    SIZES, st.integers(1, 9), st.integers(0, 9), st.integers(0, 9), st.data(), st.sampled_from(["none", "moving"]), st.booleans()
+)
+def test_others_are_new_while_the_pool_has_new_ones(
+    sizes: list[int], prompts: int, seed: int, step: int, data: st.DataObject, curriculum: Any, replay: bool
+) -> None:
+    pool, lately = make_pool(*sizes), Lately()
+    every = [p.id for ps in pool.values() for p in ps]
+    drawn = set(data.draw(st.lists(st.sampled_from(every), max_size=len(every))))
+    lately.note(step, [(id, 0.5) for id in every[::2]])
+    config = Keys(prompts, None, curriculum, 0.5 if replay else 0.0)
+    made = [p.id for p in others(pool, config, seed, step, lately, drawn)]
+    assert len(made) == prompts and set(made) <= set(every)
+    fresh = len(every) - len(drawn)
+    assert len({id for id in made if id not in drawn}) == min(prompts, fresh)
+    assert not drawn & set(made[:fresh])  # an old one only after the last new one
+    assert len(set(made)) == min(prompts, len(every))
+    assert made == [p.id for p in others(pool, config, seed, step, lately, drawn)]

@@ -16,7 +16,7 @@ from shoestring.generate.request import Completion, Request
 from shoestring.records import Problem, StepReport, Trace, UserError
 from shoestring.rewards import _sandbox
 from shoestring.stages import _grpo_tools as tools
-from shoestring.stages import grpo
+from shoestring.stages import grpo, prompts
 from shoestring.stages._grpo_roll import _calls, talk
 from shoestring.stages._grpo_template import Template, schemas, writes_tools
 from shoestring.stages._grpo_tools import Call, Plain, calculate, converse, use
@@ -274,6 +274,66 @@ def test_tools_are_in_the_plan() -> None:
     bare, more = (grpo.forecast(grpo.Config(tools=t), facts) for t in ((), ("calculator",)))
     assert more.flops > bare.flops and more.memory_bytes > bare.memory_bytes
     assert more.usages[0].quantity > bare.usages[0].quantity
+
+
+def test_the_tools_own_seconds_are_in_the_plan(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Turns × prompts × group × steps calls at most, half of them expected; a dearer call is a dearer plan."""
+    from shoestring.estimate.flops import ModelShape
+    from shoestring.estimate.machine import prior
+    from shoestring.stages import _grpo_roll
+    from shoestring.stages.context import Facts
+
+    facts = Facts(ModelShape(2, 32, 4, 2, 8, 48, 61, True), prior(frozenset(), 1), "m", "grpo")
+
+    def of(**keys: Any) -> Any:
+        return grpo.forecast(grpo.Config(steps=10, prompts=4, group=8, **keys), facts)
+
+    mid, high = _grpo_roll.CALL_SECONDS["python"]
+    python, both, sums = (of(tools=t) for t in (("python",), ("calculator", "python"), ("calculator",)))
+    calls = 10 * 4 * 8 * 2  # three turns have two chances of a call
+    config = grpo.Config(tools=("python",))
+    assert (config.tool_seconds(320).mid, config.tool_seconds(320).high) == pytest.approx((calls * mid / 2, calls * high))
+    assert config.tool_seconds(320).low == 0 and config.tool_seconds(320).basis == "literature"
+    assert grpo.Config().tool_seconds(320).high == 0
+    apart = python.usages[0].quantity - sums.usages[0].quantity
+    assert apart == pytest.approx(calls / 2 * (mid - _grpo_roll.CALL_SECONDS["calculator"][0]), rel=1e-6)
+    assert both.usages[0].quantity == pytest.approx(python.usages[0].quantity)
+    seconds = [of(tools=("python",), turns=n).usages[0].quantity for n in (2, 3, 5)]
+    assert seconds == sorted(seconds) and seconds[1] - seconds[0] > calls / 4 * mid
+    monkeypatch.setattr(_grpo_roll, "CALL_SECONDS", {"python": (10 * mid, 10 * high), "calculator": (0.0, 0.0)})
+    assert of(tools=("python",)).usages[0].quantity - python.usages[0].quantity == pytest.approx(9 * calls / 2 * mid)
+
+
+@needs_sandbox
+def test_a_call_takes_about_what_the_plan_says() -> None:
+    """In processor time, which a busy machine does not change much."""
+    import resource
+
+    from shoestring.stages._grpo_roll import CALL_SECONDS
+
+    def spent() -> float:
+        return sum(u.ru_utime + u.ru_stime for u in map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)))
+
+    use("python", "print(6 * 7)", 0)
+    before = spent()
+    for i in range(5):
+        use("python", "print(6 * 7)", i)
+    mid, _ = CALL_SECONDS["python"]
+    assert mid / 8 < (spent() - before) / 5 < 8 * mid
+
+
+def test_the_window_is_asked_about_prompts_as_they_are_asked() -> None:
+    """With the paragraph about tools, however long it is in the tokenizer's own words."""
+    from shoestring.stages._grpo_roll import refuse_too_long
+
+    pool = {"a": [Problem.make("2 times 7?", "14")]}
+    config, rules = grpo.Config(tools=("calculator",), max_new=40), len(Plain(("calculator",)).rules())
+    plain = len(Bytes().chat(prompts.plain(pool["a"][0])))
+    fits = plain + 2 + rules + 40 + config.forced()[1]
+    refuse_too_long(pool, config, Bytes(), fits, "grpo")  # pyright: ignore[reportArgumentType]
+    with pytest.raises(UserError, match=f"a prompt of {plain + 2 + rules} tokens, an answer of 40 and 128 of tools"):
+        refuse_too_long(pool, config, Bytes(), fits - 1, "grpo")  # pyright: ignore[reportArgumentType]
+    refuse_too_long(pool, grpo.Config(max_new=40), Bytes(), plain + 40, "grpo")  # pyright: ignore[reportArgumentType]
 
 
 # training

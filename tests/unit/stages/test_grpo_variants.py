@@ -12,12 +12,9 @@ from typing import Any
 
 import pytest
 
-from shoestring import rewards
-from shoestring.records import Checkpoint, Problem, StepReport, UserError
+from shoestring.records import Checkpoint, StepReport, UserError
 from shoestring.stages import grpo
-from shoestring.stages.context import write_lines
 from shoestring.stages.grpo import Config
-from shoestring.stages.prompts import to_row
 from shoestring.train.variants import VARIANTS
 
 BASE = Config(steps=4, prompts=3, group=4, lr=5e-3, warmup=0, max_new=6, rows=64)
@@ -28,47 +25,6 @@ KEYS: dict[str, dict[str, Any]] = {
     "ppo": {"variant": "ppo", "kl": 0.05, "off_policy": 1, "updates": 2},
     "quiet": {"kl": 0.1, "kl_estimator": "k1"},
 }
-
-
-@pytest.fixture
-def inputs(tmp_path: Path) -> dict[str, Path]:
-    problems = [Problem.make(f"question {f}/{i}", str(i), domain=f"family{f}") for f in range(2) for i in range(9)]
-    return {"pool": write_lines(tmp_path / "pool.jsonl", [to_row(p) for p in problems])}
-
-
-@pytest.fixture(autouse=True)
-def parity(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The reward: 1 where the answer's letters sum to an even number."""
-    from shoestring.stages import workbench
-
-    def score_all(texts: list[str], problems: list[Problem], **columns: Any) -> list[rewards.Verdict]:
-        return [rewards.of_score(float(sum(map(ord, t)) % 2 == 0)) for t in texts]
-
-    monkeypatch.setattr(workbench, "rewards", SimpleNamespace(score_all=score_all, tally=rewards.tally))
-
-
-@pytest.fixture
-def go(make_context: Any, drive: Any, inputs: Any, tmp_path: Path) -> Any:
-    """go(where, until, **keys) → the events of the stage."""
-
-    def run(where: str, until: int | None = None, config: Config = BASE, often: bool = False, **keys: Any) -> list[Any]:
-        context = make_context(tmp_path / where, "grpo", **({"checkpoint_seconds": 0.0} if often else {}))
-        return drive(grpo.run(dataclasses.replace(config, **keys), inputs, context), until)
-
-    return run
-
-
-@pytest.fixture
-def same(final_state: Any, tmp_path: Path) -> Any:
-    """same(a, b): whether two runs ended with the same bits."""
-
-    def equal(a: str, b: str) -> bool:
-        import torch
-
-        x, y = (final_state(tmp_path / w / "checkpoints" / "grpo") for w in (a, b))
-        return x.keys() == y.keys() and all(torch.equal(x[k], y[k]) for k in x)
-
-    return equal
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -90,46 +46,11 @@ def test_what_is_asked_for_engages(go: Any, reports: Any) -> None:
     assert [r.extra["reference_age"] for r in aged] == [0, 1, 2, 3] and aged[-1].extra["kl"] != 0
     for r in reports(go("c", **KEYS["adapter"])):
         assert r.extra["weights_behind"] == min(1, r.step - 1)
-        assert r.extra["importance_mean"] == pytest.approx(1.0, abs=0.1) and r.extra["importance_truncated"] == 0
+        assert r.extra["importance_mean"] == pytest.approx(1.0, abs=0.2) and r.extra["importance_truncated"] < 10
         assert r.extra["live"].startswith("p/q ")
     ahead = reports(go("d", **KEYS["ahead"]))
     assert [r.extra["weights_behind"] for r in ahead] == [0, 1, 2, 2]
     assert sum(r.extra["importance_masked"] for r in ahead) > 0, "two steps old, and no token was masked"
-
-
-def test_groups_without_variance_are_replaced_counted_and_priced(go: Any, reports: Any) -> None:
-    plain, filled = reports(go("a")), reports(go("b", resample=3))
-    assert any(r.extra["groups_without_variance"] for r in plain) and not any("draws" in r.extra for r in plain)
-    more = [r for r in filled if "draws" in r.extra]
-    assert more
-    for r in filled:
-        varied = r.extra["groups"] - r.extra["groups_without_variance"]
-        assert varied == 3 or r.extra["draws"] == 4
-        assert sum(r.extra["verdicts"].values()) == 4 * r.extra["groups"]
-        assert (r.extra["usd_without_variance"] > 0) == (r.extra["groups_without_variance"] > 0)
-
-
-def test_a_long_answer_pays() -> None:
-    from shoestring.records import Trace
-    from shoestring.stages._grpo_ahead import shaped
-
-    def trace(n: int, score: float | None = 1.0) -> Trace:
-        return Trace("p", (1,), (2,) * n, (True,) * n, (-1.0,) * n, "stop", "m", score=score)
-
-    made, long = shaped([trace(6), trace(8), trace(10), trace(9, None)], 10, 4)
-    assert [t.score for t in made] == [1.0, 0.5, 0.0, None] and long == 3
-
-
-@pytest.mark.parametrize("which", ["adapter", "ahead", "ppo"])
-def test_overlapped_or_not_is_the_same_run(which: str, go: Any, same: Any, reports: Any) -> None:
-    """The weights that rollouts are made with follow from the step; a thread beside the update changes no bit."""
-    told = [[(r.loss, r.reward) for r in reports(go(w, overlap=o, **KEYS[which]))] for w, o in (("a", True), ("b", False))]
-    assert told[0] == told[1] and same("a", "b")
-
-
-def test_lag_changes_what_is_rolled(go: Any, reports: Any) -> None:
-    a, b = (reports(go(w, off_policy=k)) for w, k in (("a", 0), ("b", 1)))
-    assert a[0].loss == b[0].loss and [r.loss for r in a] != [r.loss for r in b]
 
 
 @pytest.mark.parametrize("which", KEYS)
@@ -255,6 +176,7 @@ def test_an_adapter_switched_off_is_the_policy_that_the_stage_began_with(quantis
         ({"variant": "cispo", "clip_low": 0.1}, "clip_low means nothing"), ({"gamma": 0.9}, "needs variant"),
         ({"variant": "ppo", "lora": 4}, "lora"), ({"variant": "ppo", "scale": "std"}, "scale belongs to groups"),
         ({"minibatches": 4}, "minibatches"), ({"overlong": 7}, "overlong"), ({"updates": 0}, "updates"), ({"kl": -1.0}, "kl"),
+        ({"lr": float("inf")}, "lr = inf"), ({"temperature": float("nan")}, "temperature = nan"),
         ({"variant": "ppo", "gae_lambda": 1.5}, "gae_lambda"), ({"clip_low": 1.5}, "clip_low"), ({"scale": "max"}, "scale"),
     ],
 )  # fmt: skip
@@ -263,7 +185,7 @@ def test_what_nothing_would_read_is_refused(keys: dict[str, Any], said: str) -> 
         dataclasses.replace(BASE, **keys)
 
 
-def test_the_memory_of_what_stands_beside(make_context: Any, inputs: Any, drive: Any, tmp_path: Path) -> None:
+def test_the_memory_of_what_stands_beside(make_context: Any, grpo_inputs: Any, drive: Any, tmp_path: Path) -> None:
     from shoestring.estimate.flops import ModelShape
 
     shape = ModelShape(2, 32, 4, 2, 8, 48, 61, True)
@@ -274,7 +196,7 @@ def test_the_memory_of_what_stands_beside(make_context: Any, inputs: Any, drive:
     assert dataclasses.replace(BASE, variant="ppo").beside(shape) == {"critic": 18 * n}
     small = dataclasses.replace(BASE, kl=0.1, memory_gib=0.1)
     with pytest.raises(UserError, match=r"reference .* GiB; leave out kl"):
-        drive(grpo.run(small, inputs, make_context(tmp_path / "x", "grpo")))
+        drive(grpo.run(small, grpo_inputs, make_context(tmp_path / "x", "grpo")))
 
 
 def test_the_plan_counts_what_is_asked_for() -> None:

@@ -81,7 +81,7 @@ def test_kept_where_the_answers_agree(made: Any, tmp_path: Path) -> None:
         asked = len(s.seen)
         again, events = made(teacher=server(s.url), checks=2)
         assert again == rows and len(s.seen) == asked and not used(events), "a restart repays nothing"
-    both = read_lines(tmp_path / "run/work/paraphrase/problems.jsonl")
+    both = read_lines(tmp_path / "run" / "work" / "paraphrase" / "problems.jsonl")
     assert len(both) == 9 and both[6:] == rows
     parts = {e.stage: e.seconds for e in events if isinstance(e, StepReport)}
     assert parts["paraphrase.reading"] > 0 and parts["paraphrase.choice"] > 0
@@ -135,7 +135,7 @@ def test_dropped_between_two_replies(make_context: Any, tmp_path: Path, sums: Pa
             answer = "go" if isinstance(event, Intent) else None
             heard += isinstance(event, StepReport) and event.stage == "paraphrase"
         events.close()
-        had = len(read_lines(tmp_path / "run/work/paraphrase/rewritten.jsonl"))
+        had = len(read_lines(tmp_path / "run" / "work" / "paraphrase" / "rewritten.jsonl"))
         rows, events = made(teacher=server(s.url), checks=1, concurrency=1)
         assert len(rows) == 3 and len(s.seen) <= 10 + 1, "what was in flight, and nothing else, is asked again"
         assert used(events) == (10 - had) * 12

@@ -188,3 +188,9 @@ def test_a_random_start_is_the_seeds_and_not_the_bases(make_context: Any, drive:
         assert all((drawn - found[other][key]).abs().max() > 1e-3 for other in "cd")
     with pytest.raises(ValueError, match="with lora"):
         Config(start="random", lora=4)
+
+
+@pytest.mark.parametrize("key, value", [("beta1", 1.0), ("beta2", -0.1), ("lr", float("inf")), ("batch", 0), ("warmup", 1.0)])
+def test_settings_that_mean_nothing(key: str, value: float) -> None:
+    with pytest.raises(ValueError, match=rf"{key} = "):
+        sft.Config(**{key: value})  # type: ignore[arg-type]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 
@@ -49,6 +50,39 @@ def test_two_tokens_of_every_variant() -> None:
             assert new.grad is not None
             told += [float(loss.detach()), *new.grad.tolist()]
         assert told == pytest.approx(table[name], abs=5.1e-5), name
+
+
+VALUE = {"sqrt": math.sqrt, "ln": math.log, "__builtins__": {}}
+SUM = r"(-?(?:sqrt\(|[\d.(])[-+*/() .\dsqrtln]*) = (-?\d\.\d{4})"  # what is computed, and what it is said to be
+
+
+def worked() -> dict[str, list[list[tuple[float, float]]]]:
+    """name → of A = 1 and of A = -1 the sums: (what an expression is, what the page says it is)."""
+    found: dict[str, list[list[tuple[float, float]]]] = {}
+    at: list[list[tuple[float, float]]] = []
+    for line in PAGE.splitlines():
+        parts = re.findall(SUM, line)
+        if not parts or not line.startswith("    "):
+            continue
+        if name := re.match(r"    (\w+) +-?\(", line):
+            at = found[name[1]] = []
+        if not line.startswith(" " * 30):  # else it goes on from the line before
+            at.append([])
+        at[-1] += [(eval(e, dict(VALUE)), float(v)) for e, v in parts]
+    return found
+
+
+@pytest.mark.parametrize("name", ["grpo", "dr_grpo", "dapo", "gspo", "cispo", "ppo"])
+def test_the_steps_of_the_six_by_hand(name: str) -> None:
+    """Every sum is right, the first of a line is the table's loss and the others are its gradients, none left out."""
+    table = rows(list(VARIANTS), 6)[name]
+    lines = worked()[name]
+    assert len(lines) == 2
+    for (loss, *gradients), row in zip(lines, (table[:3], table[3:]), strict=True):
+        for value, said in (loss, *gradients):
+            assert value == pytest.approx(said, abs=5.1e-5)
+        assert loss[1] == row[0]
+        assert {said for _, said in gradients} == {g for g in row[1:] if g}
 
 
 def test_the_estimators() -> None:

@@ -20,10 +20,11 @@ from shoestring.train.policy import Policy  # noqa: E402
 from shoestring.train.step import accumulate  # noqa: E402
 from shoestring.train.variants import VARIANTS  # noqa: E402
 
-# our name → Liger's loss_type and level of the ratio
+# our name → Liger's loss_type and level of the ratio; its bnpo with ppo's bounds is ppo's loss where advantages are given
 LIGER = {
     "grpo": ("grpo", "token"), "bnpo": ("bnpo", "token"), "dr_grpo": ("dr_grpo", "token"), "dapo": ("dapo", "token"),
     "cispo": ("cispo", "token"), "sapo": ("sapo", "token"), "gspo": ("grpo", "sequence"), "luspo": ("luspo", "sequence"),
+    "ppo": ("bnpo", "token"),
 }  # fmt: skip
 B, T, D, V, MAX_NEW = 6, 11, 16, 50, 20
 

@@ -16,9 +16,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
-import tomlkit
-from tomlkit.exceptions import ParseError
-
 from shoestring import tables
 from shoestring.data import sources
 from shoestring.records import Problem, UserError, content_hash
@@ -100,15 +97,8 @@ def get(name: str) -> Benchmark:
 
 
 def _read(path: Path) -> Benchmark:
-    try:
-        text = path.read_text(encoding="utf-8")
-        data = tomlkit.parse(text).unwrap()
-    except OSError as e:
-        raise UserError(f"{path}: cannot read the benchmark: {(e.strerror or str(e)).lower()}") from None
-    except UnicodeDecodeError:
-        raise UserError(f"{path}: not UTF-8 text") from None
-    except ParseError as e:
-        raise UserError(f"{path}:{e.line}: not TOML: {e}") from None
+    text = tables.text_of(path, "the benchmark")
+    data = tables.parse(text, path)
     lines = tables.positions(text)
     known = tables.config_keys(Benchmark)
     hints = get_type_hints(Benchmark)

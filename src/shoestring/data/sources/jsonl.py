@@ -88,7 +88,7 @@ def load(rest: str, split: str | None = None, check: Callable[[Problem], None] |
     """
     path, columns = parsed(rest)
     if _hub.is_id(path):
-        found = _hub.rows(path, split or "train", columns.pop("config", ""))
+        found = _hub.rows(path, columns.pop("split", split or "train"), columns.pop("config", ""))
         return _collect(found, path, columns, split, check)
     return load_file(Path(path), columns, split, check)
 

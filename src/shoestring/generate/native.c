@@ -1,0 +1,210 @@
+/* What stands between the matrix products of a decode step, for bf16 rows: norm, rotation, attention, gate.
+ *
+ * At a few rows an operation of the tensor library costs its start, some five microseconds, and a layer has thirty-five of
+ * them. Here it has five. Norm, rotation and gate round where the operations in decode.py do; attention rounds scores and
+ * weights as they do and the sum once where they do so for every block. No result depends on the number of threads.
+ *
+ * bf16 is the upper half of a float. Sizes are counts of elements; tables are those of decode.Plan. native.py compiles this.
+ */
+#include <stdint.h>
+#include <string.h>
+
+typedef uint16_t bf16;
+typedef int64_t i64;
+
+#ifdef _OPENMP
+#include <omp.h>
+#define THREAD omp_get_thread_num()
+#else
+#define THREAD 0
+#endif
+#define MOST 512 /* dimensions of a head */
+
+static inline float wide(bf16 x) {
+    union { uint32_t i; float f; } u;
+    u.i = (uint32_t)x << 16;
+    return u.f;
+}
+
+static inline bf16 narrow(float x) { /* to nearest, ties to even; the NaN that arithmetic makes stays one */
+    union { float f; uint32_t i; } u;
+    u.f = x;
+    return (bf16)((u.i + 0x7fffu + ((u.i >> 16) & 1u)) >> 16);
+}
+
+static inline float rounded(float x) { return wide(narrow(x)); }
+
+/* e^x, relative error below 1e-5 and so far below a bf16's: 2^n by the exponent's bits, the rest by a polynomial (Cephes' expf) */
+static inline float exponential(float x) {
+    x = x < -87.0f ? -87.0f : x;
+    x = x > 88.0f ? 88.0f : x;
+    float n = __builtin_rintf(x * 1.44269504f);
+    float r = x - n * 0.693147181f;
+    float p = 1.9875691500e-4f;
+    p = p * r + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    union { float f; uint32_t i; } u;
+    u.f = p * r * r + r + 1.0f;
+    u.i += (uint32_t)((int32_t)n) << 23;
+    return u.f;
+}
+
+static inline void norm_row(const bf16 *x, const bf16 *weight, bf16 *out, i64 size, float eps) {
+    float sum = 0.0f;
+#pragma omp simd reduction(+ : sum)
+    for (i64 j = 0; j < size; j++) sum += wide(x[j]) * wide(x[j]);
+    float scale = 1.0f / __builtin_sqrtf(sum / (float)size + eps);
+#pragma omp simd
+    for (i64 j = 0; j < size; j++) out[j] = narrow(rounded(wide(x[j]) * scale) * wide(weight[j]));
+}
+
+/* RMS norm: x, out [rows, size]; weight [size] */
+void ss_norm(const bf16 *x, const bf16 *weight, bf16 *out, i64 rows, i64 size, float eps) {
+    for (i64 i = 0; i < rows; i++) norm_row(x + i * size, weight, out + i * size, size, eps);
+}
+
+/* act(gate) * up: x [rows, 2 * size], gate first → out [rows, size]. act: silu, v / (1 + e^-v), or gelu by its tanh formula, which
+ * is v / (1 + e^-2u) with u = sqrt(2 / pi) (v + 0.044715 v^3) */
+void ss_gate(const bf16 *x, bf16 *out, i64 rows, i64 size, i64 gelu, i64 threads) {
+    (void)threads;
+#pragma omp parallel for schedule(static) num_threads((int)threads) if (rows * size > 24576)
+    for (i64 i = 0; i < rows; i++) {
+        const bf16 *g = x + 2 * i * size, *u = g + size;
+        bf16 *o = out + i * size;
+        if (gelu) {
+#pragma omp simd
+            for (i64 j = 0; j < size; j++) {
+                float v = wide(g[j]);
+                o[j] = narrow(rounded(v / (1.0f + exponential(-1.59576912f * (v + 0.044715f * v * v * v)))) * wide(u[j]));
+            }
+        } else {
+#pragma omp simd
+            for (i64 j = 0; j < size; j++) {
+                float v = wide(g[j]);
+                o[j] = narrow(rounded(v / (1.0f + exponential(-v))) * wide(u[j]));
+            }
+        }
+    }
+}
+
+/* The cache as a step sees it. b rows of at most t blocks of `block` tokens; table [b * t]: a block of the row's own below n, n + a
+ * place among the shared (g places a shared block, the first of which is `right`), or n + m * g for none */
+typedef struct {
+    i64 b, n, m, g, t, block, right;
+    const i64 *table;
+} plan_t;
+
+typedef struct {
+    i64 heads, kv, d, threads;
+    float eps, scale;
+} shape_t;
+
+/* Norms of heads and rotation of queries and keys, in qkv [b, heads + 2 kv, d] itself; keys and values to the cache's rows
+ * flat [., d] numbered by write [b, 2 kv]. cos, sin [b, d], sin's first half negative, or none; norms [d] or none. */
+void ss_place(bf16 *qkv, const bf16 *cos, const bf16 *sin, const bf16 *q_norm, const bf16 *k_norm, bf16 *flat, const i64 *write,
+              i64 rows, const shape_t *s) {
+    i64 d = s->d, half = d / 2, all = s->heads + 2 * s->kv;
+    float turned[MOST];
+    for (i64 i = 0; i < rows; i++) {
+        bf16 *row = qkv + i * all * d;
+        for (i64 h = 0; h < s->heads + s->kv; h++) {
+            bf16 *x = row + h * d;
+            const bf16 *w = h < s->heads ? q_norm : k_norm;
+            if (w) norm_row(x, w, x, d, s->eps);
+            if (!cos) continue;
+            const bf16 *c = cos + i * d, *z = sin + i * d;
+#pragma omp simd
+            for (i64 j = 0; j < half; j++) turned[j] = rounded(wide(x[j]) * wide(c[j])) + wide(x[j + half]) * wide(z[j]);
+#pragma omp simd
+            for (i64 j = half; j < d; j++) turned[j] = rounded(wide(x[j]) * wide(c[j])) + wide(x[j - half]) * wide(z[j]);
+#pragma omp simd
+            for (i64 j = 0; j < d; j++) x[j] = narrow(turned[j]);
+        }
+        for (i64 h = 0; h < 2 * s->kv; h++)
+            memcpy(flat + write[i * 2 * s->kv + h] * d, row + (s->heads + h) * d, (size_t)d * sizeof(bf16));
+    }
+}
+
+static inline i64 block_of(i64 at, const plan_t *p) { return at < p->n ? at : p->right + (at - p->n) / p->g; }
+
+/* One query head of one row. q, out [d]; mask [t, block]; scores [t * block] */
+static inline __attribute__((always_inline)) void one_head(const bf16 *q, const bf16 *keys, const bf16 *values, const float *mask,
+        bf16 *out, float *scores, const i64 *table, i64 head, i64 d, const plan_t *p, const shape_t *s) {
+    float asked[MOST], sum[MOST];
+    float most = -1e30f, total = 0.0f;
+    i64 size = p->block, nothing = p->n + p->m * p->g;
+    for (i64 j = 0; j < d; j++) asked[j] = wide(q[j]);
+    for (i64 k = 0; k < p->t; k++) {
+        if (table[k] == nothing) continue;
+        const bf16 *x = keys + (block_of(table[k], p) * s->kv + head) * size * d;
+        const float *seen = mask + k * size;
+        float *v = scores + k * size;
+        for (i64 j = 0; j < size; j += 4) { /* four keys at a time: their sums do not wait for one another */
+            if (seen[j] < 0.0f && seen[j + 1] < 0.0f && seen[j + 2] < 0.0f && seen[j + 3] < 0.0f) {
+                v[j] = v[j + 1] = v[j + 2] = v[j + 3] = -2e30f;
+                continue;
+            }
+            const bf16 *y = x + j * d;
+            float a = 0.0f, b = 0.0f, c = 0.0f, e = 0.0f;
+#pragma omp simd reduction(+ : a, b, c, e)
+            for (i64 i = 0; i < d; i++) {
+                a += asked[i] * wide(y[i]);
+                b += asked[i] * wide(y[d + i]);
+                c += asked[i] * wide(y[2 * d + i]);
+                e += asked[i] * wide(y[3 * d + i]);
+            }
+            v[j] = a, v[j + 1] = b, v[j + 2] = c, v[j + 3] = e;
+            for (i64 i = j; i < j + 4; i++) {
+                v[i] = seen[i] < 0.0f ? -2e30f : s->scale * rounded(v[i]);
+                most = v[i] > most ? v[i] : most;
+            }
+        }
+    }
+    for (i64 k = 0; k < p->t; k++) {
+        if (table[k] == nothing) continue;
+        float *v = scores + k * size;
+#pragma omp simd reduction(+ : total)
+        for (i64 j = 0; j < size; j++) {
+            v[j] = v[j] < -1e30f ? 0.0f : exponential(v[j] - most);
+            total += v[j];
+        }
+    }
+    float part = 1.0f / total;
+    for (i64 i = 0; i < d; i++) sum[i] = 0.0f;
+    for (i64 k = 0; k < p->t; k++) {
+        if (table[k] == nothing) continue;
+        const bf16 *x = values + (block_of(table[k], p) * s->kv + head) * size * d;
+        const float *v = scores + k * size;
+        for (i64 j = 0; j < size; j += 4) {
+            float a = rounded(v[j] * part), b = rounded(v[j + 1] * part), c = rounded(v[j + 2] * part), e = rounded(v[j + 3] * part);
+            if (a + b + c + e == 0.0f) continue;
+            const bf16 *y = x + j * d;
+#pragma omp simd
+            for (i64 i = 0; i < d; i++)
+                sum[i] += (a * wide(y[i]) + b * wide(y[d + i])) + (c * wide(y[2 * d + i]) + e * wide(y[3 * d + i]));
+        }
+    }
+    for (i64 i = 0; i < d; i++) out[i] = narrow(sum[i]);
+}
+
+/* qkv [b, heads + 2 kv, d] after ss_place; keys, values [blocks, kv, block, d]; mask [b, t, block]: 0 or -inf; out [b, heads, d];
+ * scratch [threads * t * block] floats */
+void ss_attend(const bf16 *qkv, const bf16 *keys, const bf16 *values, const float *mask, bf16 *out, float *scratch, const plan_t *p,
+               const shape_t *s) {
+    i64 d = s->d, group = s->heads / s->kv, all = s->heads + 2 * s->kv, span = p->t * p->block;
+#pragma omp parallel for schedule(static) num_threads((int)s->threads) if (p->b * s->kv * p->t > 96)
+    for (i64 n = 0; n < p->b * s->kv; n++) {
+        i64 i = n / s->kv, h = n % s->kv;
+        float *mine = scratch + THREAD * span;
+        for (i64 r = h * group; r < (h + 1) * group; r++) {
+            const bf16 *q = qkv + (i * all + r) * d;
+            bf16 *o = out + (i * s->heads + r) * d;
+            if (d == 64) one_head(q, keys, values, mask + i * span, o, mine, p->table + i * p->t, h, 64, p, s);
+            else if (d == 128) one_head(q, keys, values, mask + i * span, o, mine, p->table + i * p->t, h, 128, p, s);
+            else one_head(q, keys, values, mask + i * span, o, mine, p->table + i * p->t, h, d, p, s);
+        }
+    }
+}

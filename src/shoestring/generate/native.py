@@ -1,0 +1,186 @@
+"""Decode steps on a CPU with what stands between the matrix products compiled from `native.c`.
+
+At a few rows the start of a small operation costs more than its work, and a step has a thousand of them. The machine's C
+compiler makes five functions of them, once a machine (half a second), kept in the cache folder. Without a compiler, or with
+SHOESTRING_NATIVE=0, `decode.step` runs: plain torch, the slow twin in the tests.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from shoestring.estimate.machine import cache_folder
+from shoestring.generate.cache import BLOCK, BlockPool
+from shoestring.generate.decode import Layer, Plan, rope_tables
+
+SOURCE = Path(__file__).with_name("native.c")
+MOST = 512  # dimensions of a head, as in native.c
+PATIENCE = 60.0  # seconds that a compiler may take
+FLAGS = [
+    "-O3", "-fPIC", "-std=gnu11",
+    # without these no sum is taken in parallel and no condition becomes a blend
+    "-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros", "-ffinite-math-only", "-fassociative-math",
+]  # fmt: skip
+WIDE = ["-mprefer-vector-width=512"] if platform.machine().lower() in ("x86_64", "amd64") else []
+# OpenMP's functions are left to be found in torch, which has brought its own: a second runtime's threads would wait beside them
+ATTEMPTS = (
+    ["-march=native", *WIDE, "-fopenmp"],
+    ["-march=native", *WIDE, "-fopenmp-simd"],
+    ["-mcpu=native", "-fopenmp-simd"],
+)
+
+_P, _N, _F = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
+SIGNATURES = {
+    "norm": (_P, _P, _P, _N, _N, _F),
+    "gate": (_P, _P, _N, _N, _N, _N),
+    "place": (_P, _P, _P, _P, _P, _P, _P, _N, _P),
+    "attend": (_P, _P, _P, _P, _P, _P, _P, _P),
+}
+
+
+class _Plan(ctypes.Structure):
+    _fields_ = [(n, _N) for n in ("b", "n", "m", "g", "t", "block", "right")] + [("table", _P)]
+
+
+class _Shape(ctypes.Structure):
+    _fields_ = [(n, _N) for n in ("heads", "kv", "d", "threads")] + [("eps", _F), ("scale", _F)]
+
+
+def _processor() -> str:
+    """What a library that was compiled for this processor may not be run without."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
+        return next(line for line in lines if line.startswith(("flags", "Features")))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def _compile(compiler: str, flags: Sequence[str], to: Path) -> ctypes.CDLL:
+    """OSError or SubprocessError where that cannot be."""
+    to.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with tempfile.TemporaryDirectory(dir=to.parent) as folder:
+        compiled, linked = Path(folder) / "a.o", Path(folder) / "a.so"
+        compiles, links = [*FLAGS, *flags, "-c", SOURCE, "-o", compiled], ["-shared", compiled, "-o", linked]
+        for command in ([compiler, *compiles], [compiler, *links]):
+            subprocess.run(command, check=True, capture_output=True, timeout=PATIENCE)
+        ctypes.CDLL(str(linked), mode=os.RTLD_NOW)  # every function that it needs is there
+        os.replace(linked, to)
+    return ctypes.CDLL(str(to), mode=os.RTLD_NOW)
+
+
+@functools.lru_cache(1)
+def library() -> tuple[ctypes.CDLL | None, str]:
+    """The compiled functions and what made them; (None, why there are none) otherwise."""
+    if os.environ.get("SHOESTRING_NATIVE") == "0":
+        return None, "SHOESTRING_NATIVE=0"
+    compiler = next((c for n in (os.environ.get("CC"), "cc", "gcc", "clang") if n and (c := shutil.which(n))), None)
+    if compiler is None:
+        return None, "no C compiler"
+    said = ""
+    for flags in ATTEMPTS:
+        facts = (SOURCE.read_text("utf-8"), *FLAGS, *flags, os.path.realpath(compiler), _processor(), torch.__version__)
+        to = cache_folder() / "native" / f"{hashlib.sha256(repr(facts).encode()).hexdigest()[:24]}.so"
+        try:
+            made = ctypes.CDLL(str(to), mode=os.RTLD_NOW) if to.exists() else _compile(compiler, flags, to)
+        except (OSError, subprocess.SubprocessError) as error:
+            said = f"{compiler} failed: {error}"
+            continue
+        for name, arguments in SIGNATURES.items():
+            function = getattr(made, f"ss_{name}")
+            function.argtypes, function.restype = arguments, None
+        return made, f"{Path(compiler).name} {flags[-1]}"
+    return None, said
+
+
+def usable(model: Any) -> bool:
+    """Whether steps of this `models.decoder.Decoder` can be run here."""
+    weight = model.embedding
+    return (
+        weight.device.type == "cpu"
+        and weight.dtype == torch.bfloat16
+        and model.config.head_dim <= MOST
+        and library()[0] is not None
+    )  # fmt: skip
+
+
+class Steps:
+    """Runs the decode steps of one session: its own scratch memory, so that sessions may run side by side."""
+
+    def __init__(self, model: Any, pool: BlockPool) -> None:
+        found, why = library()
+        if found is None:
+            raise RuntimeError(f"no compiled functions: {why}")
+        c = model.config
+        self.model, self.pool, self.functions = model, pool, found
+        self.shape = _Shape(c.heads, c.kv_heads, c.head_dim, 1, c.norm_eps, c.attention_scale)
+        self.plan: Plan | None = None
+
+    def _bind(self, plan: Plan, threads: int) -> None:
+        if plan is self.plan and threads == self.shape.threads:
+            return
+        self.plan, self.shape.threads = plan, threads
+        b = len(plan.written_from)
+        m = plan.shared if plan.group else 0  # shared prompts whose rows have not begun
+        self.bound = _Plan(b, plan.singles, m, plan.group, plan.width, BLOCK, self.pool.right, plan.table.data_ptr())
+        self.scratch = torch.empty(threads * plan.width * BLOCK)
+        c = self.model.config
+        self.normed = torch.empty(b, c.hidden, dtype=torch.bfloat16)
+        self.seen = torch.empty(b, c.heads * c.head_dim, dtype=torch.bfloat16)
+        self.inner = torch.empty(b, c.intermediate, dtype=torch.bfloat16)
+
+    @torch.inference_mode()
+    def run(self, layers: Sequence[Layer], plan: Plan, tokens: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        """As `decode.step`: tokens [b] at positions [b] → final normed hidden states [b, hidden]."""
+        self._bind(plan, torch.get_num_threads())
+        model, c, f = self.model, self.model.config, self.functions
+        b, p, s = len(tokens), ctypes.addressof(self.bound), ctypes.addressof(self.shape)
+        ropes = rope_tables(model, layers, positions)
+        masks = {w: plan.mask(positions, w) for w in {layer.window for layer in layers}}
+        write = (plan.write + (positions - plan.written_from)[:, None]).view(-1)
+        written, normed, seen, inner, scratch = (
+            t.data_ptr() for t in (write, self.normed, self.seen, self.inner, self.scratch)
+        )
+        gelu = c.activation == "gelu_tanh"
+        x = F.embedding(tokens, model.embedding)
+        if c.embedding_scale != 1.0:
+            x = x * x.new_full((), c.embedding_scale)
+        for i, layer in enumerate(layers):
+            f.ss_norm(x.data_ptr(), layer.norms[0].data_ptr(), normed, b, c.hidden, c.norm_eps)
+            qkv = layer.qkv(self.normed)
+            cos, sin = (t.data_ptr() for t in ropes[layer.which]) if layer.which >= 0 else (None, None)
+            of_q, of_k = (t.data_ptr() for t in layer.head_norms) if layer.head_norms is not None else (None, None)
+            f.ss_place(qkv.data_ptr(), cos, sin, of_q, of_k, self.pool.flat[i].data_ptr(), written, b, s)
+            keys, values = self.pool.pairs[i]
+            f.ss_attend(qkv.data_ptr(), keys.data_ptr(), values.data_ptr(), masks[layer.window].data_ptr(), seen, scratch, p, s)
+            x = self._onto(x, layer, 0, self.seen)
+            f.ss_norm(x.data_ptr(), layer.norms[1].data_ptr(), normed, b, c.hidden, c.norm_eps)
+            gate_up = layer.gate_up(self.normed)  # held by its name until the call has read it
+            f.ss_gate(gate_up.data_ptr(), inner, b, c.intermediate, gelu, self.shape.threads)
+            x = self._onto(x, layer, 1, self.inner)
+        out = torch.empty_like(x)
+        f.ss_norm(x.data_ptr(), model.norm.data_ptr(), out.data_ptr(), b, c.hidden, c.norm_eps)
+        return out
+
+    def _onto(self, x: torch.Tensor, layer: Layer, which: int, y: torch.Tensor) -> torch.Tensor:
+        """x plus the sublayer's last product of y, normed first where the family does that."""
+        product = layer.down if which else layer.out
+        if layer.post_norms is None:
+            return product.add(y, x)
+        added = product(y)
+        self.functions.ss_norm(
+            added.data_ptr(), layer.post_norms[which].data_ptr(), self.normed.data_ptr(), *x.shape, self.model.config.norm_eps
+        )
+        return x + self.normed

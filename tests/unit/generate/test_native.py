@@ -1,0 +1,233 @@
+"""The compiled decode steps against the plain ones, operation by operation and whole; and what happens without a compiler."""
+
+from __future__ import annotations
+
+import ctypes
+import random
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="needs torch: pip install 'shoestring[train]'")
+
+import torch.nn.functional as F  # noqa: E402
+
+from shoestring.generate import decode, native  # noqa: E402
+from shoestring.generate.cache import BLOCK  # noqa: E402
+from shoestring.generate.engine import Engine, Request, Session  # noqa: E402
+from shoestring.models.rope import Rope  # noqa: E402
+
+VOCAB = 61
+FAMILIES: dict[str, dict[str, Any]] = {
+    "llama": {},
+    "qwen": {"qkv_bias": True, "qk_norm": True, "head_dim": 6},
+    "gemma": {"post_norms": True, "activation": "gelu_tanh", "embedding_scale": 4.9, "windows": (5, BLOCK + 3)},
+    "smollm3": {"ropes": (Rope(10000.0, "dynamic", 2.0, original=70), Rope(500.0)), "rope_of": (0, -1)},
+    "wide heads": {"head_dim": 64, "heads": 6, "kv_heads": 2},
+    "wider heads": {"head_dim": 128, "heads": 4, "kv_heads": 4},
+}
+needs_compiler = pytest.mark.skipif(native.library()[0] is None, reason=f"nothing is compiled here: {native.library()[1]}")
+
+
+def some(seed: int, count: int) -> list[Request]:
+    """Prompts within a block, across one and past two, some of them shared by several rows."""
+    rng = random.Random(seed)
+    prompts = [tuple(rng.randrange(VOCAB) for _ in range(n)) for n in (3, BLOCK - 2, BLOCK, BLOCK + 9, 2 * BLOCK + 1)]
+    return [Request(rng.choice(prompts), rng.choice([5, 9, 70]), 0.9, seed=k) for k in range(count)]
+
+
+def begun(model: Any, steps: int, requests: list[Request]) -> tuple[Session, decode.Plan, Any, Any]:
+    """A session in the middle of its answers, its plan, and the tokens and positions of its next step."""
+    session = Engine(model, len(requests)).open(8192)
+    for r in requests:
+        session.add(r)
+    for _ in range(steps):
+        session.step()
+    for row in session.rows:
+        session.pool.grow(row.own, row.own.length + 1)
+    plan = decode.Plan(session.rows, session.pool, torch.device("cpu"))
+    return session, plan, torch.tensor([r.last for r in session.rows]), torch.tensor([r.position for r in session.rows])
+
+
+def relative(a: Any, b: Any) -> float:
+    return float((a.float() - b.float()).norm() / b.float().norm())
+
+
+@needs_compiler
+@pytest.mark.parametrize("sizes", FAMILIES.values(), ids=FAMILIES)
+def test_a_step_is_as_near_to_fp32_as_the_plain_one(sizes: dict[str, Any], tiny_decoder: Any) -> None:
+    """Both round to bf16 on their way; against the same step in fp32, over the same cache, they err alike."""
+    model = tiny_decoder(**sizes).to(torch.bfloat16)
+    session, plan, tokens, positions = begun(model, 8, some(3, 9))
+    assert plan.shared and plan.gaps and plan.width > 1
+    layers = session.engine.layers
+    ours = native.Steps(model, session.pool).run(layers, plan, tokens, positions)
+    kept = session.pool.storage.clone()
+    plain = decode.step(model, layers, session.pool, plan, tokens, positions)
+    assert relative(kept, session.pool.storage) < 0.02, "the same keys and values were added"
+    pool = session.pool
+    pool.storage = pool.storage.float()
+    pool.flat = [layer.view(-1, pool.storage.shape[-1]) for layer in pool.storage]
+    pool.pairs = [(layer[0], layer[1]) for layer in pool.storage]
+    exact = decode.step(model.float(), decode.prepare(model, len(tokens)), pool, plan, tokens, positions)
+    assert relative(ours, exact) < 1.3 * relative(plain, exact) + 1e-3
+    assert relative(ours, plain) < 0.03
+
+
+@needs_compiler
+def test_attention_over_many_blocks(tiny_decoder: Any) -> None:
+    """In fp32 from the same bf16 queries, keys and values, row by row."""
+    model = tiny_decoder(head_dim=64, max_positions=1024).to(torch.bfloat16)
+    c = model.config
+    long = [Request(tuple(range(40)) * 9, 40, 0.9, seed=1), Request((1, 2, 3), 40, 0.9, seed=2)]
+    session, plan, _, positions = begun(model, 30, long)
+    g = torch.Generator().manual_seed(0)
+    session.pool.storage.normal_(generator=g)
+    qkv = torch.randn(2, c.heads + 2 * c.kv_heads, c.head_dim, generator=g).bfloat16()
+    steps = native.Steps(model, session.pool)
+    steps._bind(plan, 1)
+    mask, (keys, values) = plan.mask(positions, 0), session.pool.pairs[1]
+    steps.functions.ss_attend(
+        qkv.data_ptr(), keys.data_ptr(), values.data_ptr(), mask.data_ptr(), steps.seen.data_ptr(), steps.scratch.data_ptr(),
+        ctypes.addressof(steps.bound), ctypes.addressof(steps.shape),
+    )  # fmt: skip
+    group = c.heads // c.kv_heads
+    for i, row in enumerate(session.rows):
+        own = torch.tensor(row.own.blocks)
+        k, v = (x[own].transpose(0, 1).reshape(c.kv_heads, -1, c.head_dim)[:, : positions[i] + 1].float() for x in (keys, values))
+        q = qkv[i, : c.heads].view(c.kv_heads, group, c.head_dim).float()
+        wanted = torch.softmax(q @ k.transpose(1, 2) * c.attention_scale, -1) @ v
+        assert relative(steps.seen[i], wanted.reshape(-1)) < 0.01
+
+
+@needs_compiler
+def test_norm_and_gate_round_as_the_plain_ones() -> None:
+    found = native.library()[0]
+    assert found is not None
+    g = torch.Generator().manual_seed(0)
+    for rows, size in ((1, 8), (5, 576), (33, 1000)):
+        x, weight = torch.randn(rows, 2 * size, generator=g).bfloat16() * 4, torch.randn(size, generator=g).bfloat16()
+        out = torch.empty(rows, size, dtype=torch.bfloat16)
+        half = x[:, :size].contiguous()
+        found.ss_norm(half.data_ptr(), weight.data_ptr(), out.data_ptr(), rows, size, 1e-5)
+        assert (out != decode.norm(half, weight, 1e-5)).float().mean() < 1e-3, "sums in another order"
+        gate, up = x.chunk(2, -1)
+        for gelu, act in ((0, F.silu(gate)), (1, F.gelu(gate, approximate="tanh"))):
+            for threads in (1, 2):
+                found.ss_gate(x.data_ptr(), out.data_ptr(), rows, size, gelu, threads)
+                assert relative(out, act * up) < 1e-3  # gelu's tail is the plain one's difference of two equal numbers
+                assert gelu or (out != act * up).float().mean() < 5e-3
+
+
+@needs_compiler
+def test_extremes() -> None:
+    found = native.library()[0]
+    assert found is not None
+    gate = torch.tensor([[-1e30, -200.0, -90.0, 0.0, 90.0, 200.0, 1e30, float("nan")]]).bfloat16()
+    x = torch.cat((gate, torch.ones_like(gate)), -1)
+    out = torch.empty_like(gate)
+    found.ss_gate(x.data_ptr(), out.data_ptr(), 1, 8, 0, 1)
+    assert out[0, 0].abs() < 1e-6 and out[0, 1:3].abs().max() < 1e-30 and out[0, 3] == 0 and torch.equal(out[0, 4:7], gate[0, 4:7]) and out[0, 7].isnan()
+    found.ss_norm(gate.data_ptr(), torch.ones(8).bfloat16().data_ptr(), out.data_ptr(), 1, 8, 1e-5)
+    assert out.isnan().any(), "a model that has come apart is seen to"
+
+
+@pytest.fixture
+def threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@needs_compiler
+@pytest.mark.usefixtures("threads")
+def test_the_engine_takes_them_and_threads_change_nothing(tiny_decoder: Any) -> None:
+    model = tiny_decoder(intermediate=2048).to(torch.bfloat16)
+    answers = []
+    for count in (1, 2, 3):
+        torch.set_num_threads(count)
+        engine = Engine(model, 12)
+        answers.append([(c.tokens, c.logprobs) for c in engine.generate(some(5, 24))])
+        assert engine.counters.native_steps == engine.counters.steps > 0
+    assert answers[0] == answers[1] == answers[2]
+
+
+@needs_compiler
+def test_a_row_does_not_depend_on_its_neighbours(tiny_decoder: Any) -> None:
+    """Of the compiled parts; the products between them may round otherwise at other numbers of rows."""
+    model = tiny_decoder(**FAMILIES["wide heads"]).to(torch.bfloat16)
+    session, plan, _, positions = begun(model, 8, some(3, 9))
+    c = model.config
+    count = len(session.rows)
+    qkv = torch.randn(count, c.heads + 2 * c.kv_heads, c.head_dim).bfloat16()
+    keys, values = session.pool.pairs[0]
+
+    def seen(plan: decode.Plan, qkv: Any, positions: Any) -> Any:
+        steps = native.Steps(model, session.pool)
+        steps._bind(plan, 2)
+        mask = plan.mask(positions, 0)
+        steps.functions.ss_attend(
+            qkv.data_ptr(), keys.data_ptr(), values.data_ptr(), mask.data_ptr(), steps.seen.data_ptr(),
+            steps.scratch.data_ptr(), ctypes.addressof(steps.bound), ctypes.addressof(steps.shape),
+        )  # fmt: skip
+        return steps.seen
+
+    whole = seen(plan, qkv, positions)
+    for i in range(count):
+        alone = decode.Plan(session.rows[i : i + 1], session.pool, torch.device("cpu"))
+        assert torch.equal(seen(alone, qkv[i : i + 1].contiguous(), positions[i : i + 1])[0], whole[i])
+
+
+@pytest.fixture
+def anew(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.delenv("SHOESTRING_NATIVE", raising=False)
+    native.library.cache_clear()
+    yield
+    native.library.cache_clear()
+
+
+@pytest.mark.usefixtures("anew")
+class TestCompiling:
+    def test_without_a_compiler_the_plain_steps_run(self, monkeypatch: pytest.MonkeyPatch, tiny_decoder: Any) -> None:
+        monkeypatch.setenv("PATH", "/nowhere")
+        monkeypatch.delenv("CC", raising=False)
+        assert native.library() == (None, "no C compiler")
+        engine = Engine(tiny_decoder().to(torch.bfloat16), 4)
+        assert len(engine.generate(some(1, 4))) == 4
+        assert engine.counters.steps and not engine.counters.native_steps
+
+    def test_switched_off(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("SHOESTRING_NATIVE", "0")
+        assert native.library() == (None, "SHOESTRING_NATIVE=0")
+
+    @pytest.mark.parametrize("script", ["exit 1", "sleep 9", 'touch "${@: -1}"'], ids=["fails", "hangs", "makes rubbish"])
+    def test_a_compiler_that_cannot(self, script: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        (tmp_path / "cc").write_text(f"#!/bin/bash\n{script}\n")
+        (tmp_path / "cc").chmod(0o755)
+        monkeypatch.setenv("CC", str(tmp_path / "cc"))
+        monkeypatch.setenv("SHOESTRING_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setattr(native, "PATIENCE", 0.5)
+        found, said = native.library()
+        assert found is None and said.startswith(f"{tmp_path / 'cc'} failed: ")
+        assert not list((tmp_path / "cache").rglob("*.so"))
+
+    @needs_compiler
+    def test_once_a_machine(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        monkeypatch.setenv("SHOESTRING_CACHE", str(tmp_path))
+        assert native.library()[0] is not None
+        native.library.cache_clear()
+
+        def refused(*args: Any, **rest: Any) -> Any:
+            raise AssertionError("compiled again")
+
+        monkeypatch.setattr(subprocess, "run", refused)
+        assert native.library()[0] is not None
+
+    @needs_compiler
+    def test_a_cache_that_cannot_be_written(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        (tmp_path / "file").write_text("")
+        monkeypatch.setenv("SHOESTRING_CACHE", str(tmp_path / "file"))
+        assert native.library()[0] is None
