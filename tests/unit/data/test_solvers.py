@@ -114,6 +114,8 @@ def test_never_a_wrong_answer() -> None:
 def test_shipped_solutions(shipped) -> None:
     """Every solution that ships is what the solver says now, ends in the gold, and its steps are true."""
     for name, rows in shipped.items():
+        if name == "stories":  # its solutions come with the templates (test_problem_files.py)
+            continue
         solved = [r for r in rows if r["solution"]]
         for r in rows:
             assert r["solution"] == solve(name, r["prompt"], r["answer"])
