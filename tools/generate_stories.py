@@ -21,8 +21,11 @@ from generate_problems import DEFAULT_OUT, LICENCE, pack
 from shoestring.answers import operand_key
 
 SEED, DRAWS, TRAIN, TEST, SHARE, VARIANTS = 20251, 12000, 2000, 120, 0.1, 4
-NAMES = "Ada Ben Chen Dara Emil Femi Gita Hugo Ines Jon Kira Leo Mina Noor Omar Petra".split()
-THINGS = "apples books shells coins stamps cards pencils marbles plums buttons".split()
+NAMES = (
+    "Ada", "Ben", "Chen", "Dara", "Emil", "Femi", "Gita", "Hugo",
+    "Ines", "Jon", "Kira", "Leo", "Mina", "Noor", "Omar", "Petra",
+)  # fmt: skip
+THINGS = ("apples", "books", "shells", "coins", "stamps", "cards", "pencils", "marbles", "plums", "buttons")
 # text, steps: each step is an operator and the number it takes, from left to right, beginning with a
 STORIES = (
     ("{n} has {a} {t} and finds {b} more. How many {t} does {n} have now?", "a+b"),
