@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[1] / "src" / "shoestring"
 LAYERS: list[set[str]] = [
     {"records", "answers", "stats", "scaling", "trees", "allocator", "tables", "terms", "windows"},
     {"estimate"},
-    {"recipe"},
+    {"recipe", "native"},
     {"cost", "data", "rewards", "models", "generate", "train", "distributed"},
     {"stages"},
     {"report", "serve"},
@@ -133,7 +133,7 @@ for name in sys.argv[1:]:
     importlib.import_module(name)
 assert not HIDDEN & {m.split(".")[0] for m in sys.modules}
 """
-TORCH_FREE = LAYERS[0] | LAYERS[1] | LAYERS[2] | {"cost", "rewards", "stages", "report", "plan", "plan_json", "plan_terms", "alternatives", "left_out", "compile", "compile_text", "lease", "threads", "card", "cli", "commands"}
+TORCH_FREE = LAYERS[0] | LAYERS[1] | (LAYERS[2] - {"native"}) | {"cost", "rewards", "stages", "report", "plan", "plan_json", "plan_terms", "alternatives", "left_out", "compile", "compile_text", "lease", "threads", "card", "cli", "commands"}
 
 
 def test_planning_and_billing_import_without_torch() -> None:

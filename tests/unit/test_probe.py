@@ -29,7 +29,8 @@ def test_measured_once_and_kept(base: Path, tmp_path: Path, monkeypatch: pytest.
             assert q["basis"] == "measured", name
             assert 0 < q["low"] < q["mid"] < q["high"] < math.inf, name
     assert made.decode_tokens.mid > 10 and made.train_flops.mid > 1e6
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["profile.json"], "the disk's probe is taken away"
+    kept = {p.name for p in tmp_path.iterdir()} - {"native"}  # what is compiled for the decode step
+    assert kept == {"profile.json"}, "the disk's probe is taken away"
     assert load_profile(profile_key(probe.torch_version())) == made
     again, fresh = probe.measured_profile(base, shape)
     assert again == made and not fresh

@@ -19,11 +19,10 @@ def run(args: argparse.Namespace) -> int:
     import sys
     import time
 
-    from shoestring import export, probe
+    from shoestring import export, native, probe
     from shoestring.estimate import machine
     from shoestring.estimate.headers import model_shape
     from shoestring.estimate.memory import available_bytes
-    from shoestring.generate import native
 
     def say(what: str) -> None:
         print(f"measuring: {what}", file=sys.stderr)

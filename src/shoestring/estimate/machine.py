@@ -15,7 +15,7 @@ from typing import Any, Literal
 from shoestring.estimate import kept
 from shoestring.records import Quantity
 
-MEASURED = 3  # of what a profile holds and how it is measured: older ones are measured anew
+MEASURED = 4  # of what a profile holds and how it is measured: older ones are measured anew
 SMOLLM2_135M = 134_515_008  # parameters of the model that the token rates below were measured with
 
 

@@ -1,54 +1,23 @@
-"""Decode steps on a CPU with what stands between the matrix products compiled from `native.c`.
+"""Decode steps on a CPU with what stands between the matrix products compiled (`shoestring.native`).
 
-At a few rows the start of a small operation costs more than its work, and a step has a thousand of them. The machine's C
-compiler makes five functions of them, once a machine (half a second), kept in the cache folder. Without a compiler, or with
-SHOESTRING_NATIVE=0, `decode.step` runs: plain torch, the slow twin in the tests.
+At a few rows the start of a small operation costs more than its work, and a step has a thousand of them: five calls a layer
+stand for thirty-five. `decode.step`, plain torch, runs where nothing is compiled and is the slow twin in the tests.
 """
 
 from __future__ import annotations
 
 import ctypes
-import functools
-import hashlib
-import os
-import platform
-import shutil
-import subprocess
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 
-from shoestring.estimate.machine import cache_folder
+from shoestring import native
 from shoestring.generate.cache import BLOCK, BlockPool
 from shoestring.generate.decode import Layer, Plan, rope_tables
 
-SOURCE = Path(__file__).with_name("native.c")
-MOST = 512  # dimensions of a head, as in native.c
-PATIENCE = 60.0  # seconds that a compiler may take
-FLAGS = [
-    "-O3", "-fPIC", "-std=gnu11",
-    # without these no sum is taken in parallel and no condition becomes a blend
-    "-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros", "-ffinite-math-only", "-fassociative-math",
-]  # fmt: skip
-WIDE = ["-mprefer-vector-width=512"] if platform.machine().lower() in ("x86_64", "amd64") else []
-# OpenMP's functions are left to be found in torch, which has brought its own: a second runtime's threads would wait beside them
-ATTEMPTS = (
-    ["-march=native", *WIDE, "-fopenmp"],
-    ["-march=native", *WIDE, "-fopenmp-simd"],
-    ["-mcpu=native", "-fopenmp-simd"],
-)
-
 _P, _N, _F = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
-SIGNATURES = {
-    "norm": (_P, _P, _P, _N, _N, _F),
-    "gate": (_P, _P, _N, _N, _N, _N),
-    "place": (_P, _P, _P, _P, _P, _P, _P, _N, _P),
-    "attend": (_P, _P, _P, _P, _P, _P, _P, _P),
-}
 
 
 class _Plan(ctypes.Structure):
@@ -59,72 +28,17 @@ class _Shape(ctypes.Structure):
     _fields_ = [(n, _N) for n in ("heads", "kv", "d", "threads")] + [("eps", _F), ("scale", _F)]
 
 
-def _processor() -> str:
-    """What a library that was compiled for this processor may not be run without."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
-        return next(line for line in lines if line.startswith(("flags", "Features")))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
-
-
-def _compile(compiler: str, flags: Sequence[str], to: Path) -> ctypes.CDLL:
-    """OSError or SubprocessError where that cannot be."""
-    to.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with tempfile.TemporaryDirectory(dir=to.parent) as folder:
-        compiled, linked = Path(folder) / "a.o", Path(folder) / "a.so"
-        compiles, links = [*FLAGS, *flags, "-c", SOURCE, "-o", compiled], ["-shared", compiled, "-o", linked]
-        for command in ([compiler, *compiles], [compiler, *links]):
-            subprocess.run(command, check=True, capture_output=True, timeout=PATIENCE)
-        ctypes.CDLL(str(linked), mode=os.RTLD_NOW)  # every function that it needs is there
-        os.replace(linked, to)
-    return ctypes.CDLL(str(to), mode=os.RTLD_NOW)
-
-
-@functools.lru_cache(1)
-def library() -> tuple[ctypes.CDLL | None, str]:
-    """The compiled functions and what made them; (None, why there are none) otherwise."""
-    if os.environ.get("SHOESTRING_NATIVE") == "0":
-        return None, "SHOESTRING_NATIVE=0"
-    compiler = next((c for n in (os.environ.get("CC"), "cc", "gcc", "clang") if n and (c := shutil.which(n))), None)
-    if compiler is None:
-        return None, "no C compiler"
-    said = ""
-    for flags in ATTEMPTS:
-        facts = (SOURCE.read_text("utf-8"), *FLAGS, *flags, os.path.realpath(compiler), _processor(), torch.__version__)
-        to = cache_folder() / "native" / f"{hashlib.sha256(repr(facts).encode()).hexdigest()[:24]}.so"
-        try:
-            made = ctypes.CDLL(str(to), mode=os.RTLD_NOW) if to.exists() else _compile(compiler, flags, to)
-        except (OSError, subprocess.SubprocessError) as error:
-            said = f"{compiler} failed: {error}"
-            continue
-        for name, arguments in SIGNATURES.items():
-            function = getattr(made, f"ss_{name}")
-            function.argtypes, function.restype = arguments, None
-        return made, f"{Path(compiler).name} {flags[-1]}"
-    return None, said
-
-
 def usable(model: Any) -> bool:
     """Whether steps of this `models.decoder.Decoder` can be run here."""
-    weight = model.embedding
-    return (
-        weight.device.type == "cpu"
-        and weight.dtype == torch.bfloat16
-        and model.config.head_dim <= MOST
-        and library()[0] is not None
-    )  # fmt: skip
+    return model.config.head_dim <= native.MOST and native.usable(model.embedding)
 
 
 class Steps:
     """Runs the decode steps of one session: its own scratch memory, so that sessions may run side by side."""
 
     def __init__(self, model: Any, pool: BlockPool) -> None:
-        found, why = library()
-        if found is None:
-            raise RuntimeError(f"no compiled functions: {why}")
         c = model.config
-        self.model, self.pool, self.functions = model, pool, found
+        self.model, self.pool, self.functions = model, pool, native.functions()
         self.shape = _Shape(c.heads, c.kv_heads, c.head_dim, 1, c.norm_eps, c.attention_scale)
         self.plan: Plan | None = None
 

@@ -237,13 +237,13 @@ class LocalTeacher:
         self.spent: Callable[[Spent], None] = lambda s: None
 
     def once(self, questions: Sequence[Question]) -> Generator[tuple[int, Reply], None, None]:
-        stop = frozenset([self.tokenizer.end])
+        stop = self.tokenizer.ends
         prompts = [self.tokenizer.chat([dict(m) for m in q.messages]) for q in questions]
         requests = [
             Request(prompt, q.max_tokens, q.temperature, q.seed, stop) for prompt, q in zip(prompts, questions, strict=True)
         ]
         for index, done in self.engine.stream(requests):
-            said = self.tokenizer.decode([t for t in done.tokens if t != self.tokenizer.end])
+            said = self.tokenizer.decode([t for t in done.tokens if t not in self.tokenizer.ends])
             thinking, text = split_thinking(clean(said))
             thought = len(self.tokenizer.encode(thinking)) if thinking else 0
             usage: dict[str, int] = dict(zip(KINDS, (len(prompts[index]), 0, len(done.tokens), thought), strict=True))

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import torch
 import torch.nn.functional as F
 
+from shoestring import native
 from shoestring.records import Document
 
 PADDING = 1.25  # a bucket's padded scores are at most this multiple of its own
@@ -210,11 +211,17 @@ class _Products(torch.autograd.Function):
     def forward(ctx, q, k, v, bias, scale):
         b, heads, rows, _ = q.shape
         lq, lk = bias.shape[-2:]
+        ctx.scale = scale
+        if native.usable(q, k, v):
+            p = torch.matmul(q, k.transpose(2, 3))
+            native.weights(p.view(b, heads * (rows // lq), lq, lk), bias, scale)
+            o = torch.matmul(p, v)
+            ctx.save_for_backward(q, k, v, p, o)
+            return o
         s = torch.matmul(q, k.transpose(2, 3)).view(b, heads, rows // lq, lq, lk).float()
         p = torch.softmax(s.mul_(scale).add_(bias[:, :, None]), -1).to(q.dtype).view(b, heads, rows, lk)
         o = torch.matmul(p, v)
         ctx.save_for_backward(q, k, v, p, o)
-        ctx.scale = scale
         return o
 
     @staticmethod
@@ -222,6 +229,10 @@ class _Products(torch.autograd.Function):
         q, k, v, p, o = ctx.saved_tensors
         grad = grad.contiguous()
         grad_v = torch.matmul(p.transpose(2, 3), grad)
+        if native.usable(q, k, v, p, o, grad):
+            s = torch.matmul(grad, v.transpose(2, 3))
+            native.weights_backward(s, p, grad, o, ctx.scale)
+            return torch.matmul(s, k), torch.matmul(s.transpose(2, 3), q), grad_v, None, None
         delta = (grad.float() * o.float()).sum(-1, keepdim=True)
         s = torch.matmul(grad, v.transpose(2, 3)).float().sub_(delta).mul_(p).mul_(ctx.scale).to(q.dtype)
         return torch.matmul(s, k), torch.matmul(s.transpose(2, 3), q), grad_v, None, None

@@ -1,7 +1,8 @@
 """The small operations between matrix products, with backward passes that store little.
 
 Each has its plain twin in the tests. All compute in fp32 and return the input's type, in the order of operations of
-transformers' Llama (norm in fp32, cast, then scale by the weight), so that logits agree.
+transformers' Llama (norm in fp32, cast, then scale by the weight), so that logits agree. Where `shoestring.native` has
+compiled them, a forward pass is the same to the bit or nearly so, and a backward pass rounds once in place of several times.
 """
 
 from __future__ import annotations
@@ -9,10 +10,16 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
+from shoestring import native
+
 
 class _RmsNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+        if native.usable(x, weight):
+            out, scale = native.norm(x, weight, eps)
+            ctx.save_for_backward(x, weight, scale)
+            return out
         wide = x.float()
         scale = torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps)
         ctx.save_for_backward(x, weight, scale)
@@ -21,6 +28,9 @@ class _RmsNorm(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad: torch.Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
         x, weight, scale = ctx.saved_tensors
+        if native.usable(x, weight, grad):
+            of_x, of_weight = native.norm_backward(x, weight, scale, grad)
+            return of_x, of_weight.to(weight.dtype), None
         normed = x.float() * scale
         g = grad.float()
         grad_weight = (g * normed).sum(0).to(weight.dtype)
@@ -32,6 +42,8 @@ class _RmsNorm(torch.autograd.Function):
 def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
     """x [N, D], weight [D]. Zhang & Sennrich 2019."""
     if not torch.is_grad_enabled():
+        if native.usable(x, weight):
+            return native.norm(x, weight, eps)[0]
         wide = x.float()
         return (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps)).to(x.dtype) * weight
     return _RmsNorm.apply(x, weight, eps)  # pyright: ignore[reportReturnType]
@@ -89,12 +101,17 @@ class _Rotate(torch.autograd.Function):
     def forward(ctx, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, turned: int, straight: int):
         ctx.save_for_backward(cos, sin)
         ctx.counts = (turned, straight)
+        if native.usable(x, cos, sin):
+            return native.rotate(x, cos, sin, turned, straight)
         return _turn(x, cos, sin, turned, straight)
 
     @staticmethod
     def backward(ctx, grad: torch.Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
         cos, sin = ctx.saved_tensors
-        return _turn(grad.contiguous(), cos, -sin, *ctx.counts), None, None, None, None
+        grad = grad.contiguous()
+        if native.usable(grad, cos, sin):
+            return native.rotate(grad, cos, sin, *ctx.counts, back=True), None, None, None, None
+        return _turn(grad, cos, -sin, *ctx.counts), None, None, None, None
 
 
 def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, turned: int, straight: int) -> torch.Tensor:
@@ -114,6 +131,8 @@ class _Gated(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad: torch.Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
         (x,) = ctx.saved_tensors
+        if ctx.activation == "silu" and native.usable(x, grad):
+            return native.gate_backward(x, grad), None
         gate, up = x.chunk(2, dim=-1)
         out = torch.empty_like(x)
         of_gate, of_up = out.chunk(2, dim=-1)
@@ -130,6 +149,8 @@ class _Gated(torch.autograd.Function):
 
 def gated(x: torch.Tensor, activation: str) -> torch.Tensor:
     """What `gate` computes, without its sparing backward pass."""
+    if native.usable(x) and not (x.requires_grad and torch.is_grad_enabled()):
+        return native.gate(x, activation)
     gate, up = x.chunk(2, dim=-1)
     return (F.silu(gate) if activation == "silu" else F.gelu(gate, approximate="tanh")) * up
 

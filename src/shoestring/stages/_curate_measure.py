@@ -68,7 +68,7 @@ def measure(
             prompt = tokenizer.chat(few_shot(p, shots.get(p.domain, [])))
             for k in range(config.samples):
                 seed = request_seed(context.seed, int(p.id, 16), k)
-                stop = frozenset([tokenizer.end])
+                stop = tokenizer.ends
                 requests.append(Request(prompt, config.max_new, config.temperature, seed, stop))
                 problems.append(p)
         reasons: Counter[str] = Counter()

@@ -194,7 +194,7 @@ def _generate(
     from shoestring.generate.engine import Request
     from shoestring.stages.workbench import clean
 
-    s, stop = chunk.setting, frozenset([tokenizer.end])
+    s, stop = chunk.setting, tokenizer.ends
     thinking = None
     if s.role == "thinking":
         from shoestring.generate.thinking import thinking_of

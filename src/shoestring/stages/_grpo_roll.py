@@ -137,7 +137,7 @@ def roll(
         seeds = [(context.seed, step, place, k) for place, _, k in asked]
         traces = talk(engine, tokenizer, [p for _, p, _ in asked], seeds, config, context.stage, reward, reasons)
     else:
-        stop, prompts = frozenset([tokenizer.end]), [tokenizer.chat(plain(p, config.ask)) for p in questions]
+        stop, prompts = tokenizer.ends, [tokenizer.chat(plain(p, config.ask)) for p in questions]
         requests = [
             Request(
                 prompts[place], config.max_new, config.temperature, request_seed(context.seed, step, place, k), stop

@@ -261,7 +261,7 @@ def converse(
         requests = [
             Request(
                 (*talks[i].prompt, *talks[i].tokens), max_new - talks[i].used, temperature, seeds(i, turn),
-                frozenset([tokenizer.end]), stop_strings=() if last else form.stops,
+                tokenizer.ends, stop_strings=() if last else form.stops,
             )
             for i in live
         ]  # fmt: skip
@@ -273,7 +273,7 @@ def converse(
             talk.tokens += done.tokens
             talk.sampled += [True] * len(done.tokens)
             talk.logprobs += done.logprobs
-            talk.turn = tokenizer.decode([t for t in done.tokens if t != tokenizer.end])
+            talk.turn = tokenizer.decode([t for t in done.tokens if t not in tokenizer.ends])
             talk.reason = "length" if done.reason == "length" else "stop"
             call = None if last or done.reason == "length" else form.call(talk.turn)
             if call is None:

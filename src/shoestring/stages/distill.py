@@ -379,7 +379,7 @@ def _attempt(
         for p in chunk:
             for k in range(len(attempts.get(p.id, [])), config.samples):
                 seed = request_seed(context.seed, int(p.id, 16), k)
-                stop = frozenset([tokenizer.end])
+                stop = tokenizer.ends
                 requests.append(Request(tokenizer.chat(plain(p)), config.max_new, config.temperature, seed, stop))
                 problems.append(p)
         reasons: Counter[str] = Counter()

@@ -275,7 +275,7 @@ def _unseen(config: Config, context: Context) -> Events:
             stopped = True
             break
         began = started if i == 0 else context.clock()
-        stop = frozenset([tokenizer.end])
+        stop = tokenizer.ends
         try:
             done = engine.generate(
                 [Request(tokenizer.chat(asks[k].messages), config.max_new, stop=stop, logprobs=False) for k in chunk]

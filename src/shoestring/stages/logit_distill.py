@@ -175,7 +175,7 @@ def answer(
     """The student's own answers to the rows of `chosen` (row, noise seed), every token of them trained on."""
     from shoestring.generate.engine import Request
 
-    stop = frozenset([tokenizer.end])
+    stop = tokenizer.ends
     asked = [Request(data.prompts[i], config.max_new, 1.0, seed, stop) for i, seed in chosen]
     made = []
     for (i, _), done in zip(chosen, engine.generate(asked), strict=True):

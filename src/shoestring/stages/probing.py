@@ -109,7 +109,7 @@ class Probe:
 
         context, step = self.context, trainer.step
         began = context.clock()
-        stop = frozenset([tokenizer.end])
+        stop = tokenizer.ends
         requests = [Request(tokenizer.chat(plain(p, self.ask)), self.max_new, stop=stop) for p in self.problems]
         reasons: Counter[str] = Counter()
         traces = sample(Engine(trainer.model, SLOTS), requests, self.problems, tokenizer, context.stage, reasons=reasons)

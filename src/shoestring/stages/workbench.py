@@ -154,8 +154,8 @@ def merged(context: Context, model: Decoder, adapter: Mapping[str, Any], wide: b
 
 
 def clean(tokens: Sequence[int], tokenizer: Tokenizer) -> str:
-    """The text of a response, without its end token."""
-    return tokenizer.decode([t for t in tokens if t != tokenizer.end])
+    """The text of a response, without the token that ended it."""
+    return tokenizer.decode([t for t in tokens if t not in tokenizer.ends])
 
 
 def sample(

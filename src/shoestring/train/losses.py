@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import torch
 
+from shoestring import native
+
 CHUNK = 256  # predictions a chunk: 256 x 49,152 logits in fp32 are 50 MB (a GPU takes a whole panel at once)
 PANEL = 1024  # predictions whose logit gradients meet the hidden states in one product: 101 MB in bf16
 
@@ -38,12 +40,19 @@ class _HeadGradient:
         self._start = 0
         self._sum: torch.Tensor | None = None
 
-    def add(self, rows: slice, grad: torch.Tensor) -> None:
-        """grad [chunk, V] in fp32, of `rows`. Rows come in order; a chunk never crosses a panel's end."""
+    def room(self, rows: slice) -> torch.Tensor:
+        """[chunk, V] in the weight's type, for the gradient of `rows`, which come in order; a chunk never crosses a panel's
+        end."""
         end = min(rows.stop, self.states.shape[0])
         if not self.trained:
             self._start = rows.start
-        narrow = self._panel[rows.start - self._start : end - self._start].copy_(grad)
+        return self._panel[rows.start - self._start : end - self._start]
+
+    def add(self, rows: slice, grad: torch.Tensor) -> None:
+        """grad [chunk, V] of `rows`: in fp32, or `room` itself, filled."""
+        end, narrow = min(rows.stop, self.states.shape[0]), self.room(rows)
+        if grad.data_ptr() != narrow.data_ptr():
+            narrow.copy_(grad)
         torch.mm(narrow, self.weight, out=self.hidden[rows.start : end])
         if self.trained and (end - self._start == PANEL or end == self.states.shape[0]):
             product = self._panel[: end - self._start].t() @ self.states[self._start : end]
@@ -66,7 +75,13 @@ class _LinearCrossEntropy(torch.autograd.Function):
     def forward(ctx, hidden, weight, target, coefficient):
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
         gradient = _HeadGradient(hidden, weight, ctx.needs_input_grad[1])
+        compiled = native.usable(hidden, weight) and target.is_contiguous() and coefficient.is_contiguous()
         for part in _chunks(hidden):
+            if compiled:
+                logits = torch.mm(hidden[part], weight.t(), out=gradient.room(part))
+                total += native.cross_entropy(logits, target[part], coefficient[part]).sum()
+                gradient.add(part, logits)
+                continue
             logits = _logits(hidden[part], weight)
             lse = torch.logsumexp(logits, -1)
             at = target[part, None]
@@ -101,7 +116,12 @@ class _LinearLogprobs(torch.autograd.Function):
         out = torch.empty(hidden.shape[0], dtype=torch.float32, device=hidden.device)
         entropy = torch.empty_like(out)
         norm = torch.empty_like(out)
+        compiled = native.usable(hidden, weight) and target.is_contiguous()
         for part in _chunks(hidden):
+            if compiled:
+                logits = torch.nn.functional.linear(hidden[part], weight)
+                out[part], norm[part], entropy[part] = native.logprobs(logits, target[part], temperature)
+                continue
             logits = _logits(hidden[part], weight).div_(temperature)
             lse = torch.logsumexp(logits, -1)
             out[part] = logits.gather(-1, target[part, None])[:, 0] - lse
@@ -118,7 +138,13 @@ class _LinearLogprobs(torch.autograd.Function):
         hidden, weight, target, norm = ctx.saved_tensors
         scale = upstream / ctx.temperature
         gradient = _HeadGradient(hidden, weight, ctx.needs_input_grad[1])
+        compiled = native.usable(hidden, weight) and target.is_contiguous() and scale.is_contiguous()
         for part in _chunks(hidden):
+            if compiled:
+                logits = torch.mm(hidden[part], weight.t(), out=gradient.room(part))
+                native.logprobs_backward(logits, target[part], ctx.temperature, norm[part], scale[part])
+                gradient.add(part, logits)
+                continue
             grad = _logits(hidden[part], weight).div_(ctx.temperature).sub_(norm[part, None]).exp_().neg_()
             at = target[part, None]
             grad.scatter_add_(-1, at, torch.ones_like(at, dtype=grad.dtype))

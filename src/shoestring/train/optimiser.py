@@ -15,6 +15,8 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from shoestring import native
+
 Name = Literal["adamw", "adamw8bit", "muon"]
 NAMES: tuple[Name, ...] = ("adamw", "adamw8bit", "muon")
 EPSILON = 1e-8  # AdamW's, in units of the gradient
@@ -55,6 +57,8 @@ class MasterOptimiser(ABC):
             held = self.grads.get(name)
             if held is None:
                 self.grads[name] = p.grad
+            elif native.usable(p.grad) and held.is_contiguous():
+                self.grads[name] = native.add(held, p.grad)  # without a copy in fp32 of what is added
             else:
                 self.grads[name] = held.float().add_(p.grad)
             p.grad = None

@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.checkpoint import checkpoint
 
+from shoestring import native
 from shoestring.estimate.memory import POLICIES
 
 Policy = Literal["none", "selective", "full"]
@@ -32,12 +33,17 @@ Wrap = Callable[[Callable[..., Any]], Callable[..., Any]]
 def _normed(node: Any) -> torch.Tensor:
     """`models.kernels.rms_norm` from what its node keeps: x [N, D], weight [D], scale [N, 1] fp32."""
     x, weight, scale = node.saved_tensors
+    if native.usable(x, weight):
+        return native.norm_again(x, weight, scale)
     return (x.float() * scale).to(x.dtype) * weight
 
 
 def _gated(node: Any) -> torch.Tensor:
     """`models.kernels.gate` from what its node keeps: x [N, 2 * intermediate], gate and up."""
-    gate, up = node.saved_tensors[0].chunk(2, dim=-1)
+    x = node.saved_tensors[0]
+    if native.usable(x):
+        return native.gate(x, node.activation)
+    gate, up = x.chunk(2, dim=-1)
     return (F.silu(gate) if node.activation == "silu" else F.gelu(gate, approximate="tanh")) * up
 
 

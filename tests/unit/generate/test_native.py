@@ -1,12 +1,10 @@
-"""The compiled decode steps against the plain ones, operation by operation and whole; and what happens without a compiler."""
+"""The compiled decode steps against the plain ones, operation by operation and whole."""
 
 from __future__ import annotations
 
 import ctypes
 import random
-import subprocess
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +13,7 @@ torch = pytest.importorskip("torch", reason="needs torch: pip install 'shoestrin
 
 import torch.nn.functional as F  # noqa: E402
 
+from shoestring import native as compiled  # noqa: E402
 from shoestring.generate import decode, native  # noqa: E402
 from shoestring.generate.cache import BLOCK  # noqa: E402
 from shoestring.generate.engine import Engine, Request, Session  # noqa: E402
@@ -29,7 +28,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "wide heads": {"head_dim": 64, "heads": 6, "kv_heads": 2},
     "wider heads": {"head_dim": 128, "heads": 4, "kv_heads": 4},
 }
-needs_compiler = pytest.mark.skipif(native.library()[0] is None, reason=f"nothing is compiled here: {native.library()[1]}")
+needs_compiler = pytest.mark.skipif(compiled.library()[0] is None, reason=f"nothing is compiled here: {compiled.library()[1]}")
 
 
 def some(seed: int, count: int) -> list[Request]:
@@ -105,7 +104,7 @@ def test_attention_over_many_blocks(tiny_decoder: Any) -> None:
 
 @needs_compiler
 def test_norm_and_gate_round_as_the_plain_ones() -> None:
-    found = native.library()[0]
+    found = compiled.library()[0]
     assert found is not None
     g = torch.Generator().manual_seed(0)
     for rows, size in ((1, 8), (5, 576), (33, 1000)):
@@ -124,7 +123,7 @@ def test_norm_and_gate_round_as_the_plain_ones() -> None:
 
 @needs_compiler
 def test_extremes() -> None:
-    found = native.library()[0]
+    found = compiled.library()[0]
     assert found is not None
     gate = torch.tensor([[-1e30, -200.0, -90.0, 0.0, 90.0, 200.0, 1e30, float("nan")]]).bfloat16()
     x = torch.cat((gate, torch.ones_like(gate)), -1)
@@ -179,55 +178,3 @@ def test_a_row_does_not_depend_on_its_neighbours(tiny_decoder: Any) -> None:
     for i in range(count):
         alone = decode.Plan(session.rows[i : i + 1], session.pool, torch.device("cpu"))
         assert torch.equal(seen(alone, qkv[i : i + 1].contiguous(), positions[i : i + 1])[0], whole[i])
-
-
-@pytest.fixture
-def anew(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.delenv("SHOESTRING_NATIVE", raising=False)
-    native.library.cache_clear()
-    yield
-    native.library.cache_clear()
-
-
-@pytest.mark.usefixtures("anew")
-class TestCompiling:
-    def test_without_a_compiler_the_plain_steps_run(self, monkeypatch: pytest.MonkeyPatch, tiny_decoder: Any) -> None:
-        monkeypatch.setenv("PATH", "/nowhere")
-        monkeypatch.delenv("CC", raising=False)
-        assert native.library() == (None, "no C compiler")
-        engine = Engine(tiny_decoder().to(torch.bfloat16), 4)
-        assert len(engine.generate(some(1, 4))) == 4
-        assert engine.counters.steps and not engine.counters.native_steps
-
-    def test_switched_off(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setenv("SHOESTRING_NATIVE", "0")
-        assert native.library() == (None, "SHOESTRING_NATIVE=0")
-
-    @pytest.mark.parametrize("script", ["exit 1", "sleep 9", 'touch "${@: -1}"'], ids=["fails", "hangs", "makes rubbish"])
-    def test_a_compiler_that_cannot(self, script: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-        (tmp_path / "cc").write_text(f"#!/bin/bash\n{script}\n")
-        (tmp_path / "cc").chmod(0o755)
-        monkeypatch.setenv("CC", str(tmp_path / "cc"))
-        monkeypatch.setenv("SHOESTRING_CACHE", str(tmp_path / "cache"))
-        monkeypatch.setattr(native, "PATIENCE", 0.5)
-        found, said = native.library()
-        assert found is None and said.startswith(f"{tmp_path / 'cc'} failed: ")
-        assert not list((tmp_path / "cache").rglob("*.so"))
-
-    @needs_compiler
-    def test_once_a_machine(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-        monkeypatch.setenv("SHOESTRING_CACHE", str(tmp_path))
-        assert native.library()[0] is not None
-        native.library.cache_clear()
-
-        def refused(*args: Any, **rest: Any) -> Any:
-            raise AssertionError("compiled again")
-
-        monkeypatch.setattr(subprocess, "run", refused)
-        assert native.library()[0] is not None
-
-    @needs_compiler
-    def test_a_cache_that_cannot_be_written(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-        (tmp_path / "file").write_text("")
-        monkeypatch.setenv("SHOESTRING_CACHE", str(tmp_path / "file"))
-        assert native.library()[0] is None

@@ -219,7 +219,7 @@ def test_recordings_that_cannot_be_used(tmp_path: Path, content: bytes | None, s
 
 def test_a_local_teacher_answers_the_same_way() -> None:
     class Words:
-        end = 1
+        end, ends = 1, frozenset([1])
 
         def chat(self, messages: Any) -> tuple[int, ...]:
             return (5,) * len(messages[-1]["content"].split())

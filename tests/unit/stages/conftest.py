@@ -14,7 +14,7 @@ import pytest
 class Letters:
     """The tokenizer's stand-in: one token a letter; 0 opens the answer, 1 ends it."""
 
-    end = 1
+    end, ends = 1, frozenset([1])
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

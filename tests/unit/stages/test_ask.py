@@ -43,7 +43,7 @@ def test_rollouts_ask_so(monkeypatch: pytest.MonkeyPatch) -> None:
 
     asked: list[Any] = []
     monkeypatch.setattr(workbench, "sample", lambda engine, requests, problems, *rest: asked.extend(requests) or problems)
-    tokenizer: Any = SimpleNamespace(end=0, chat=lambda messages: tuple(messages[0]["content"]))
+    tokenizer: Any = SimpleNamespace(end=0, ends=frozenset([0]), chat=lambda messages: tuple(messages[0]["content"]))
     context: Any = SimpleNamespace(seed=1, stage="rl")
     config = grpo.Config(ask=ASK, group=2)
     questions = [Problem.make("1 + 1?", "2"), Problem.make("2 + 2?", "4")]

@@ -127,7 +127,7 @@ def test_sft_trains_plain_rows_without_the_template(tiny_base: Path) -> None:
     from shoestring.stages.sft import examples
 
     class Plain:
-        end = 1
+        end, ends = 1, frozenset([1])
 
         def chat(self, messages: Any) -> tuple[int, ...]:
             return (9, 9, 9)

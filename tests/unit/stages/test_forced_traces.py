@@ -17,7 +17,7 @@ from shoestring.stages import workbench
 
 def test_forced_tokens_are_marked(tiny_decoder: Any) -> None:
     class Words:
-        end = 60
+        end, ends = 60, frozenset([60])
 
         def decode(self, ids: Any) -> str:
             return " ".join(map(str, ids))

@@ -89,7 +89,7 @@ def test_a_machine_that_cannot_hold_programs_is_refused(monkeypatch: pytest.Monk
 class Bytes:
     """A tokenizer of bytes: 0 opens the answer, 1 ends it."""
 
-    end = 1
+    end, ends = 1, frozenset([1])
 
     def __init__(self, folder: Any = None) -> None:
         pass

@@ -66,7 +66,7 @@ class Asked:
         return [SimpleNamespace(score=float(i < self.shares[self.step] * len(asked)), tokens=(1, 2)) for i in range(len(asked))]
 
 
-TOKENIZER: Any = SimpleNamespace(end=0, chat=lambda messages: (1,))
+TOKENIZER: Any = SimpleNamespace(end=0, ends=frozenset([0]), chat=lambda messages: (1,))
 
 
 def look(probe: probing.Probe, trainer: Any, answer: str = "go") -> tuple[str, list[Any]]:

@@ -9,7 +9,8 @@ import pytest
 
 from shoestring import plan, recipe, stages
 from shoestring.cost.prices import PriceBook
-from shoestring.records import Artifact, Problem, StepReport, UserError
+from shoestring.estimate.machine import Profile
+from shoestring.records import Artifact, Problem, Quantity, StepReport, UserError
 from shoestring.rewards._mixture import Mixture
 from shoestring.stages import _distill_keep, distill, scoring, sft
 from shoestring.stages._grpo_watch import Listening
@@ -172,6 +173,10 @@ def test_sft_from_the_base_does_not_read_the_latest_weights(
     assert anew == first != on and all(torch.equal(again[k], state[k]) for k in state)
 
 
+def quantity(x: float) -> Quantity:
+    return Quantity(0.85 * x, x, 1.15 * x, "measured")
+
+
 @pytest.mark.parametrize(
     ("name", "uses"),
     [
@@ -185,7 +190,8 @@ def test_the_recipes_are_what_they_are_called(name: str, uses: str) -> None:
     again = recipe.loads(made.to_toml(), stages.configs())
     assert again == made and again.hash == made.hash
     book = PriceBook.default()
-    planned = plan.make(made, book, book.machine_sku(made.machine, made.rate))
+    rates = (quantity(x) for x in (4.7e11, 1100, 2700, 1.5, 1.6e9))  # as two cores were measured to do
+    planned = plan.make(made, book, book.machine_sku(made.machine, made.rate), profile=Profile(*rates, "measured"))
     assert planned.total_usd().high < float(made.budget)
 
 

@@ -118,7 +118,7 @@ def test_a_micro_batch_with_nothing_to_train_changes_nothing(tiny_decoder: Any, 
 class Spelling:
     """A stand-in tokenizer: a letter is a token; 0 opens the answer, 1 ends it."""
 
-    end = 1
+    end, ends = 1, frozenset([1])
 
     def chat(self, messages: Any) -> tuple[int, ...]:
         return (*self.encode("".join(m["content"] for m in messages)), 0)
