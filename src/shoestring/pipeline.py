@@ -34,7 +34,7 @@ from shoestring.records import Artifact, Checkpoint, Intent, StepReport, Usage, 
 from shoestring.report import findings, page, sinks, terminal
 from shoestring.report.live import Live
 from shoestring.stages.context import Context, Overrun, write_json
-from shoestring.threads import Threads
+from shoestring.threads import Threads, exact
 
 
 @dataclass
@@ -339,7 +339,8 @@ class Pipeline:
         changed = self.threads.adjust()
         if changed is not None:
             why = "other processes keep the cores busy" if changed < self.threads.most else "the cores are free again"
-            self.console.print(f"{why}: computing with {changed} thread{'s' if changed > 1 else ''}")
+            held = "" if exact() else f" (last bits differ on this processor; OMP_NUM_THREADS={changed} would hold the count)"
+            self.console.print(f"{why}: computing with {changed} thread{'s' if changed > 1 else ''}{held}")
         self.progress.report(report)
 
     # the end

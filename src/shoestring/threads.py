@@ -2,8 +2,11 @@
 
 A parallel step waits for its slowest thread. With one thread a core and a neighbour on one of the cores, every one of the
 thousands of small operations in a step waits for the scheduler, and two threads become five to ten times slower than one
-(docs/LOG.md). So cores that others keep busy are left to them, and taken back when they are free again. The results do not
-depend on the count: losses, gradients and sampled tokens are bit-equal (tests/unit/test_threads.py).
+(docs/LOG.md). So cores that others keep busy are left to them, and taken back when they are free again. Nothing of ours
+depends on the count, and on a processor without AMX no matrix product does: losses, gradients and sampled tokens are
+bit-equal (tests/unit/test_threads.py). With AMX, oneDNN cuts some sums among the threads (of 13 row counts, gradients by
+the input of SmolLM2's layers at 3 to 6), and their last bits change with the count: `exact` is False, and whoever changes
+it says so.
 """
 
 from __future__ import annotations
@@ -25,6 +28,14 @@ def machine_busy(stat: Path = Path("/proc/stat")) -> float | None:
         return None
     user, nice, system, _idle, _wait, irq, softirq, steal = (fields + [0] * 8)[:8]
     return (user + nice + system + irq + softirq + steal) / TICKS
+
+
+def exact(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
+    """Whether results keep every bit when the count changes. True where the processor does not say what it has."""
+    try:
+        return "amx_bf16" not in cpuinfo.read_text()
+    except OSError:
+        return True
 
 
 def own_busy() -> float:

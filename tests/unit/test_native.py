@@ -160,6 +160,27 @@ def test_a_nan_is_not_lost() -> None:
 
 
 @needs_compiler
+def test_extremes_of_the_gate() -> None:
+    gate = torch.tensor([[-1e30, -200.0, -90.0, 0.0, 90.0, 200.0, 1e30, float("nan")]]).bfloat16()
+    out = native.gate(torch.cat((gate, torch.ones_like(gate)), -1), "silu")
+    assert out[0, 0].abs() < 1e-6 and out[0, 1:3].abs().max() < 1e-30 and out[0, 3] == 0
+    assert torch.equal(out[0, 4:7], gate[0, 4:7]) and out[0, 7].isnan()
+
+
+@needs_compiler
+@pytest.mark.parametrize("wrong", [-1, 50])
+def test_a_target_beyond_the_vocabulary_is_an_error(wrong: int) -> None:
+    hidden, weight = some(4, 32), some(50, 32, seed=1)
+    target = torch.tensor([0, 1, wrong, 3])
+    for call in (
+        lambda: losses.linear_cross_entropy(hidden, weight, target, torch.ones(4)),
+        lambda: losses.linear_logprobs(hidden, weight, target),
+    ):
+        with pytest.raises(IndexError, match="not among the 50 tokens"):
+            call()
+
+
+@needs_compiler
 def test_what_is_not_fit_runs_plainly() -> None:
     x = some(6, 8)
     assert native.usable(x) and not native.usable(x.float()) and not native.usable(x.t()) and not native.usable(x, x[:, :4])

@@ -2,7 +2,7 @@
 
 import pytest
 
-from shoestring.threads import Threads, machine_busy
+from shoestring.threads import Threads, exact, machine_busy
 
 
 class Machine:
@@ -60,7 +60,14 @@ def test_no_proc_means_no_change(tmp_path, monkeypatch: pytest.MonkeyPatch) -> N
     assert t.adjust() is None
 
 
+def test_what_the_processor_says_of_itself(tmp_path) -> None:
+    (tmp_path / "amx").write_text("flags : avx512_bf16 amx_tile amx_bf16\n")
+    (tmp_path / "none").write_text("flags : avx512_bf16\n")
+    assert not exact(tmp_path / "amx") and exact(tmp_path / "none") and exact(tmp_path / "nothing there")
+
+
 def test_results_are_bit_equal_for_any_count() -> None:
+    """At sizes whose products oneDNN cuts alike for one thread and two, with AMX too."""
     import torch
 
     from shoestring.data.packing import pack

@@ -58,7 +58,8 @@ class Steps:
     @torch.inference_mode()
     def run(self, layers: Sequence[Layer], plan: Plan, tokens: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         """As `decode.step`: tokens [b] at positions [b] → final normed hidden states [b, hidden]."""
-        self._bind(plan, torch.get_num_threads())
+        threads = torch.get_num_threads()
+        self._bind(plan, threads)
         model, c, f = self.model, self.model.config, self.functions
         b, p, s = len(tokens), ctypes.addressof(self.bound), ctypes.addressof(self.shape)
         ropes = rope_tables(model, layers, positions)
@@ -72,7 +73,7 @@ class Steps:
         if c.embedding_scale != 1.0:
             x = x * x.new_full((), c.embedding_scale)
         for i, layer in enumerate(layers):
-            f.ss_norm(x.data_ptr(), layer.norms[0].data_ptr(), normed, b, c.hidden, c.norm_eps)
+            f.ss_norm(x.data_ptr(), layer.norms[0].data_ptr(), normed, None, b, c.hidden, c.norm_eps, threads)
             qkv = layer.qkv(self.normed)
             cos, sin = (t.data_ptr() for t in ropes[layer.which]) if layer.which >= 0 else (None, None)
             of_q, of_k = (t.data_ptr() for t in layer.head_norms) if layer.head_norms is not None else (None, None)
@@ -80,13 +81,11 @@ class Steps:
             keys, values = self.pool.pairs[i]
             f.ss_attend(qkv.data_ptr(), keys.data_ptr(), values.data_ptr(), masks[layer.window].data_ptr(), seen, scratch, p, s)
             x = self._onto(x, layer, 0, self.seen)
-            f.ss_norm(x.data_ptr(), layer.norms[1].data_ptr(), normed, b, c.hidden, c.norm_eps)
+            f.ss_norm(x.data_ptr(), layer.norms[1].data_ptr(), normed, None, b, c.hidden, c.norm_eps, threads)
             gate_up = layer.gate_up(self.normed)  # held by its name until the call has read it
-            f.ss_gate(gate_up.data_ptr(), inner, b, c.intermediate, gelu, self.shape.threads)
+            f.ss_gate(gate_up.data_ptr(), inner, b, c.intermediate, gelu, threads)
             x = self._onto(x, layer, 1, self.inner)
-        out = torch.empty_like(x)
-        f.ss_norm(x.data_ptr(), model.norm.data_ptr(), out.data_ptr(), b, c.hidden, c.norm_eps)
-        return out
+        return native.norm(x, model.norm, c.norm_eps)[0]
 
     def _onto(self, x: torch.Tensor, layer: Layer, which: int, y: torch.Tensor) -> torch.Tensor:
         """x plus the sublayer's last product of y, normed first where the family does that."""
@@ -94,7 +93,4 @@ class Steps:
         if layer.post_norms is None:
             return product.add(y, x)
         added = product(y)
-        self.functions.ss_norm(
-            added.data_ptr(), layer.post_norms[which].data_ptr(), self.normed.data_ptr(), *x.shape, self.model.config.norm_eps
-        )
-        return x + self.normed
+        return x + native.norm(added, layer.post_norms[which], self.model.config.norm_eps)[0]

@@ -43,11 +43,10 @@ ATTEMPTS = (
 
 _P, _N, _F = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
 SIGNATURES = {
-    "norm": (_P, _P, _P, _N, _N, _F),
+    "norm": (_P, _P, _P, _P, _N, _N, _F, _N),
     "gate": (_P, _P, _N, _N, _N, _N),
     "place": (_P, _P, _P, _P, _P, _P, _P, _N, _P),
     "attend": (_P, _P, _P, _P, _P, _P, _P, _P),
-    "norm_forward": (_P, _P, _P, _P, _N, _N, _F, _N),
     "norm_again": (_P, _P, _P, _P, _N, _N, _N),
     "norm_backward": (_P, _P, _P, _P, _P, _P, _N, _N, _N, _N),
     "gate_backward": (_P, _P, _P, _N, _N, _N),
@@ -125,7 +124,7 @@ def usable(*tensors: torch.Tensor) -> bool:
 def norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> tuple[torch.Tensor, torch.Tensor]:
     """RMS norm of x [N, D] → ([N, D], each row's scale [N, 1] fp32)."""
     out, scale = torch.empty_like(x), torch.empty(len(x), 1)
-    functions().ss_norm_forward(
+    functions().ss_norm(
         x.data_ptr(), weight.data_ptr(), out.data_ptr(), scale.data_ptr(), *x.shape, eps, torch.get_num_threads()
     )
     return out, scale
@@ -179,9 +178,18 @@ def rotate(
     return out
 
 
+def _check(logits: torch.Tensor, target: torch.Tensor, *numbers: torch.Tensor) -> None:
+    """C reads what it is pointed at. IndexError for a target that is no row's, as torch would raise."""
+    assert target.dtype == torch.int64 and all(x.dtype == torch.float32 for x in numbers)
+    assert all(x.is_contiguous() and x.shape == logits.shape[:1] for x in (target, *numbers))
+    if len(target) and not 0 <= int(target.min()) <= int(target.max()) < logits.shape[1]:
+        raise IndexError(f"a target is not among the {logits.shape[1]} tokens of the vocabulary")
+
+
 def cross_entropy(logits: torch.Tensor, target: torch.Tensor, coefficient: torch.Tensor) -> torch.Tensor:
     """logits [M, V] become, in place, the gradient of the sum of coefficient[i] * -log softmax(logits[i])[target[i]], whose
     terms [M] fp32 are returned. coefficient [M] fp32, target [M] int64."""
+    _check(logits, target, coefficient)
     loss = torch.empty(len(logits))
     functions().ss_cross_entropy(
         logits.data_ptr(), target.data_ptr(), coefficient.data_ptr(), loss.data_ptr(), *logits.shape, torch.get_num_threads()
@@ -193,6 +201,7 @@ def logprobs(
     logits: torch.Tensor, target: torch.Tensor, temperature: float
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Of logits [M, V] over a temperature: (log softmax at target, log of the sum of exponentials, entropy), each [M] fp32."""
+    _check(logits, target)
     out, log_sum, entropy = torch.empty(3, len(logits))
     functions().ss_logprobs(
         logits.data_ptr(), target.data_ptr(), 1.0 / temperature, out.data_ptr(), log_sum.data_ptr(), entropy.data_ptr(),
@@ -205,6 +214,7 @@ def logprobs_backward(
     logits: torch.Tensor, target: torch.Tensor, temperature: float, log_sum: torch.Tensor, scale: torch.Tensor
 ) -> None:
     """logits [M, V] become, in place, the gradient by them of the sum of temperature * scale[i] * logprob[i]."""
+    _check(logits, target, log_sum, scale)
     functions().ss_logprobs_backward(
         logits.data_ptr(), target.data_ptr(), 1.0 / temperature, log_sum.data_ptr(), scale.data_ptr(), *logits.shape,
         torch.get_num_threads(),
@@ -221,7 +231,8 @@ def add(held: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
 
 
 def weights(scores: torch.Tensor, bias: torch.Tensor, scale: float) -> None:
-    """Scores [B, H, Lq, Lk] become softmax(scale * score + bias) in place; bias [B, Lq, Lk] fp32, 0 or -inf."""
+    """Scores [B, H, Lq, Lk] become softmax(scale * score + bias) in place; bias [B, 1, Lq, Lk] fp32, 0 or -inf."""
+    assert bias.dtype == torch.float32 and bias.is_contiguous() and bias.shape == (len(scores), 1, *scores.shape[2:])
     functions().ss_weights(scores.data_ptr(), bias.data_ptr(), *scores.shape, scale, torch.get_num_threads())
 
 

@@ -1,40 +1,11 @@
-/* What stands between the matrix products of a decode step, for bf16 rows: norm, rotation, attention, gate.
+/* What a decode step alone needs between its matrix products, for bf16 rows: rotation into the cache, and attention over it.
  *
  * At a few rows an operation of the tensor library costs its start, some five microseconds, and a layer has thirty-five of
- * them. Here it has five. Norm, rotation and gate round where the operations in generate/decode.py do; attention rounds scores
+ * them. With norm and gate (train.c) it has five here. They round where the operations in generate/decode.py do; attention rounds scores
  * and weights as they do and the sum once where they do so for every block. No result depends on the number of threads.
  * Tables are those of generate.decode.Plan.
  */
 #include "common.h"
-
-/* RMS norm: x, out [rows, size]; weight [size] */
-void ss_norm(const bf16 *x, const bf16 *weight, bf16 *out, i64 rows, i64 size, float eps) {
-    for (i64 i = 0; i < rows; i++) norm_row(x + i * size, weight, out + i * size, size, eps);
-}
-
-/* act(gate) * up: x [rows, 2 * size], gate first → out [rows, size]. act: silu, v / (1 + e^-v), or gelu by its tanh formula, which
- * is v / (1 + e^-2u) with u = sqrt(2 / pi) (v + 0.044715 v^3) */
-void ss_gate(const bf16 *x, bf16 *out, i64 rows, i64 size, i64 gelu, i64 threads) {
-    (void)threads;
-#pragma omp parallel for schedule(static) num_threads((int)threads) if (rows * size > FEW)
-    for (i64 i = 0; i < rows; i++) {
-        const bf16 *g = x + 2 * i * size, *u = g + size;
-        bf16 *o = out + i * size;
-        if (gelu) {
-#pragma omp simd
-            for (i64 j = 0; j < size; j++) {
-                float v = wide(g[j]);
-                o[j] = narrow(rounded(v / (1.0f + exponential(-1.59576912f * (v + 0.044715f * v * v * v)))) * wide(u[j]));
-            }
-        } else {
-#pragma omp simd
-            for (i64 j = 0; j < size; j++) {
-                float v = wide(g[j]);
-                o[j] = narrow(rounded(v / (1.0f + exponential(-v))) * wide(u[j]));
-            }
-        }
-    }
-}
 
 /* The cache as a step sees it. b rows of at most t blocks of `block` tokens; table [b * t]: a block of the row's own below n, n + a
  * place among the shared (g places a shared block, the first of which is `right`), or n + m * g for none */

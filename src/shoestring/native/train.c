@@ -1,4 +1,4 @@
-/* The small operations of training, forward and backward, for many bf16 rows: one pass over memory each.
+/* The small operations between matrix products, forward and backward, for bf16 rows: one pass over memory each.
  *
  * They round where the operations in models/kernels.py do, except that a backward pass computes in fp32 and rounds once. No
  * result depends on the number of threads: sums over rows are taken in stretches of a fixed length.
@@ -6,14 +6,41 @@
 #include "common.h"
 #include <math.h>
 
-/* RMS norm with each row's scale [rows] for the backward pass. x, out [rows, size]; weight [size] */
-void ss_norm_forward(const bf16 *x, const bf16 *weight, bf16 *out, float *scale, i64 rows, i64 size, float eps, i64 threads) {
+/* RMS norm; scale: each row's [rows] for the backward pass, or none. x, out [rows, size]; weight [size] */
+void ss_norm(const bf16 *x, const bf16 *weight, bf16 *out, float *scale, i64 rows, i64 size, float eps, i64 threads) {
     (void)threads;
 #pragma omp parallel for schedule(static) num_threads((int)threads) if (rows * size > FEW)
-    for (i64 i = 0; i < rows; i++) scale[i] = norm_row(x + i * size, weight, out + i * size, size, eps);
+    for (i64 i = 0; i < rows; i++) {
+        float of_row = norm_row(x + i * size, weight, out + i * size, size, eps);
+        if (scale) scale[i] = of_row;
+    }
 }
 
-/* The output again, from the scale */
+/* act(gate) * up: x [rows, 2 * size], gate first → out [rows, size]. act: silu, v / (1 + e^-v), or gelu by its tanh formula, which
+ * is v / (1 + e^-2u) with u = sqrt(2 / pi) (v + 0.044715 v^3) */
+void ss_gate(const bf16 *x, bf16 *out, i64 rows, i64 size, i64 gelu, i64 threads) {
+    (void)threads;
+#pragma omp parallel for schedule(static) num_threads((int)threads) if (rows * size > FEW)
+    for (i64 i = 0; i < rows; i++) {
+        const bf16 *g = x + 2 * i * size, *u = g + size;
+        bf16 *o = out + i * size;
+        if (gelu) {
+#pragma omp simd
+            for (i64 j = 0; j < size; j++) {
+                float v = wide(g[j]);
+                o[j] = narrow(rounded(v / (1.0f + exponential(-1.59576912f * (v + 0.044715f * v * v * v)))) * wide(u[j]));
+            }
+        } else {
+#pragma omp simd
+            for (i64 j = 0; j < size; j++) {
+                float v = wide(g[j]);
+                o[j] = narrow(rounded(v / (1.0f + exponential(-v))) * wide(u[j]));
+            }
+        }
+    }
+}
+
+/* The norm's output again, from the scale */
 void ss_norm_again(const bf16 *x, const bf16 *weight, const float *scale, bf16 *out, i64 rows, i64 size, i64 threads) {
     (void)threads;
 #pragma omp parallel for schedule(static) num_threads((int)threads) if (rows * size > FEW)

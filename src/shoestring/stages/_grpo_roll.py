@@ -72,7 +72,6 @@ class RollConfig:
         expects every second chance of a call to be taken."""
         return CALLED * (self.turns - 1) * (prompt + new) if self.tools else 0.0
 
-
     def tool_seconds(self, answers: float) -> Quantity:
         """Wall seconds of the tools for so many answers; of the plan. As if every call were of the slowest tool there is.
 
@@ -153,7 +152,6 @@ def refuse_too_long(
 ) -> None:
     """UserError, before a step is paid for, where the longest prompts (by characters, 8 of them) with an answer, and what
     tools add to it, are more than the model's window of so many tokens."""
-
     longest = sorted((p for problems in pool.values() for p in problems), key=lambda p: len(p.prompt))[-8:]
     form, (_, forced) = _grpo_tools.form_of(tokenizer, config.tools) if config.tools else None, config.forced()
     prompt = max(len(form.prompt(tokenizer, m) if form else tokenizer.chat(m)) for m in (plain(p, config.ask) for p in longest))

@@ -22,7 +22,7 @@ from shoestring.data.sources import _hub
 from shoestring.records import UserError
 
 datasets: Any = pytest.importorskip("datasets", reason="needs datasets: pip install 'shoestring[hub]'")
-constants: Any = pytest.importorskip("huggingface_hub.constants")
+constants: Any = pytest.importorskip("huggingface_hub.constants", reason="needs datasets: pip install 'shoestring[hub]'")
 
 
 @pytest.fixture
@@ -111,7 +111,8 @@ def line(n: int, **more: Any) -> bytes:
 
 
 def table(start: int, rows: int) -> bytes:
-    pa, pq, out = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet"), io.BytesIO()
+    pa = pytest.importorskip("pyarrow", reason="needs datasets: pip install 'shoestring[hub]'")
+    pq, out = pytest.importorskip("pyarrow.parquet", reason="needs datasets: pip install 'shoestring[hub]'"), io.BytesIO()
     numbers = range(start, start + rows)
     pq.write_table(pa.table({"question": [f"{n} + 1?" for n in numbers], "answer": [str(n + 1) for n in numbers]}), out)
     return out.getvalue()

@@ -11,8 +11,6 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="needs torch: pip install 'shoestring[train]'")
 
-import torch.nn.functional as F  # noqa: E402
-
 from shoestring import native as compiled  # noqa: E402
 from shoestring.generate import decode, native  # noqa: E402
 from shoestring.generate.cache import BLOCK  # noqa: E402
@@ -102,38 +100,6 @@ def test_attention_over_many_blocks(tiny_decoder: Any) -> None:
         assert relative(steps.seen[i], wanted.reshape(-1)) < 0.01
 
 
-@needs_compiler
-def test_norm_and_gate_round_as_the_plain_ones() -> None:
-    found = compiled.library()[0]
-    assert found is not None
-    g = torch.Generator().manual_seed(0)
-    for rows, size in ((1, 8), (5, 576), (33, 1000)):
-        x, weight = torch.randn(rows, 2 * size, generator=g).bfloat16() * 4, torch.randn(size, generator=g).bfloat16()
-        out = torch.empty(rows, size, dtype=torch.bfloat16)
-        half = x[:, :size].contiguous()
-        found.ss_norm(half.data_ptr(), weight.data_ptr(), out.data_ptr(), rows, size, 1e-5)
-        assert (out != decode.norm(half, weight, 1e-5)).float().mean() < 1e-3, "sums in another order"
-        gate, up = x.chunk(2, -1)
-        for gelu, act in ((0, F.silu(gate)), (1, F.gelu(gate, approximate="tanh"))):
-            for threads in (1, 2):
-                found.ss_gate(x.data_ptr(), out.data_ptr(), rows, size, gelu, threads)
-                assert relative(out, act * up) < 1e-3  # gelu's tail is the plain one's difference of two equal numbers
-                assert gelu or (out != act * up).float().mean() < 5e-3
-
-
-@needs_compiler
-def test_extremes() -> None:
-    found = compiled.library()[0]
-    assert found is not None
-    gate = torch.tensor([[-1e30, -200.0, -90.0, 0.0, 90.0, 200.0, 1e30, float("nan")]]).bfloat16()
-    x = torch.cat((gate, torch.ones_like(gate)), -1)
-    out = torch.empty_like(gate)
-    found.ss_gate(x.data_ptr(), out.data_ptr(), 1, 8, 0, 1)
-    assert out[0, 0].abs() < 1e-6 and out[0, 1:3].abs().max() < 1e-30 and out[0, 3] == 0 and torch.equal(out[0, 4:7], gate[0, 4:7]) and out[0, 7].isnan()
-    found.ss_norm(gate.data_ptr(), torch.ones(8).bfloat16().data_ptr(), out.data_ptr(), 1, 8, 1e-5)
-    assert out.isnan().any(), "a model that has come apart is seen to"
-
-
 @pytest.fixture
 def threads() -> Iterator[None]:
     before = torch.get_num_threads()
@@ -144,7 +110,7 @@ def threads() -> Iterator[None]:
 @needs_compiler
 @pytest.mark.usefixtures("threads")
 def test_the_engine_takes_them_and_threads_change_nothing(tiny_decoder: Any) -> None:
-    model = tiny_decoder(intermediate=2048).to(torch.bfloat16)
+    model = tiny_decoder(intermediate=1024).to(torch.bfloat16)  # of a product of 2048, oneDNN cuts the sum among threads with AMX
     answers = []
     for count in (1, 2, 3):
         torch.set_num_threads(count)

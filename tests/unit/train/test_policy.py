@@ -11,6 +11,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="needs torch: pip install 'shoestring[train]'")
 
+import answer_groups  # noqa: E402
 import numpy as np  # noqa: E402
 
 from shoestring.data.packing import collate, pack  # noqa: E402
@@ -101,19 +102,7 @@ def test_agrees_with_liger_for_any_split(variant: str, kl: float, corrected: boo
 
 
 def examples() -> list[Example]:
-    rng = np.random.default_rng(5)
-    out = []
-    for k in range(4):
-        prompt = tuple(int(t) for t in rng.integers(0, 61, 8 + k))
-        for _ in range(3):
-            n = int(rng.integers(1, 12))
-            answer = tuple(int(t) for t in rng.integers(0, 61, n))
-            weight = (1.0, *(float(x) for x in rng.integers(0, 2, n - 1)))
-            behaviour = tuple(float(x) for x in rng.normal(-4, 0.4, len(prompt) + n))
-            out.append(
-                Example(prompt + answer, (0.0,) * len(prompt) + weight, len(prompt), float(rng.normal()), behaviour, f"p{k}")
-            )  # fmt: skip
-    return out
+    return answer_groups.examples(np.random.default_rng(5), 4, 8, 11)
 
 
 def twin(model: Any, data: Sequence[Example], goal: Policy) -> Any:

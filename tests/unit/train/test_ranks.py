@@ -13,6 +13,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="needs torch: pip install 'shoestring[train]'")
 
+import answer_groups  # noqa: E402
 import numpy as np  # noqa: E402
 import torch.distributed as dist  # noqa: E402
 
@@ -31,15 +32,7 @@ COLUMNS = ("reference", "importance", "advantage", "value", "return")
 def step() -> tuple[list[Example], dict[str, list[Any]]]:
     """Seven groups of unequal answers with forced tokens, and the columns of the step."""
     rng = np.random.default_rng(11)
-    out = []
-    for k in range(7):
-        prompt = tuple(int(t) for t in rng.integers(0, 61, 5 + k))
-        for _ in range(3):
-            n = int(rng.integers(1, 14))
-            answer = tuple(int(t) for t in rng.integers(0, 61, n))
-            weight = (0.0,) * len(prompt) + (1.0, *(float(x) for x in rng.integers(0, 2, n - 1)))
-            behaviour = tuple(float(x) for x in rng.normal(-4, 0.4, len(prompt) + n))
-            out.append(Example(prompt + answer, weight, len(prompt), float(rng.normal()), behaviour, f"p{k}"))
+    out = answer_groups.examples(rng, 7, 5, 13)
     counts = [int(sum(e.weight)) for e in out]
     columns: dict[str, list[Any]] = {k: [rng.normal(-1, 1, n).astype(np.float32) for n in counts] for k in COLUMNS}
     columns["reference"] = [c - 3 for c in columns["reference"]]
