@@ -2,8 +2,9 @@
 
 A document is cut into items: a trunk attends to itself, a branch (or a whole document without branches) attends to its
 trunk and to itself. Items of like size are padded into buckets, and a bucket is two batched products. On a CPU that is
-6 to 10 times faster than the flash kernel for short items, forward and backward (docs/LOG.md); long items use
-`scaled_dot_product_attention`. The slow twin in the tests is one masked call over each unpacked sequence.
+6 to 10 times faster than the flash kernel for short items, forward and backward (docs/LOG.md). Long items are products
+over pieces of their queries, and `scaled_dot_product_attention` where that would take a mask too large, or where there is
+no compiled softmax. The slow twin in the tests is one masked call over each unpacked sequence.
 """
 
 from __future__ import annotations
@@ -15,10 +16,13 @@ import torch
 import torch.nn.functional as F
 
 from shoestring import native
+from shoestring.models.products import Piece, Pieces, Products
 from shoestring.records import Document
 
 PADDING = 1.25  # a bucket's padded scores are at most this multiple of its own
-SHORT = 224  # queries at or under this length use the two batched products
+SHORT = 224  # queries at or under this length use the two batched products whole
+PIECE = 128  # queries of a piece of a longer item
+STEP = 32  # long items have a multiple of this many rows: a kernel is compiled for every shape of a product
 FAR = 1 << 30
 MASK = 1 << 22  # places of a mask that one piece of long queries may have: 2,048 rows by 2,048 keys stay whole
 
@@ -29,7 +33,7 @@ class Bucket:
 
     query_at, key_at: their positions in their own sequence; FAR for padded queries, beyond it for padded keys. causal: no
     trunk. biases: of short items [B, 1, Lq, Lk] fp32, 0 or minus infinity, for window 0 and each that hides something
-    here. Masks of long items are made when a piece of their queries is attended, and shared by the layers.
+    here. Masks and pieces of long items are made when their queries are attended, and shared by the layers.
     """
 
     queries: torch.Tensor
@@ -39,6 +43,7 @@ class Bucket:
     causal: bool
     biases: dict[int, torch.Tensor]
     masks: dict[tuple[int, int], torch.Tensor] = field(default_factory=dict)
+    cut: dict[int, list[Piece]] = field(default_factory=dict)
 
     def hides(self, window: int) -> bool:
         return 0 < window < self.keys.shape[1]
@@ -51,6 +56,20 @@ class Bucket:
             seen &= (k > q - window) | (q == FAR)
         return seen[:, None]
 
+    def pieces(self, window: int) -> list[Piece]:
+        """Of a long item's queries, each with the keys that any of them may see."""
+        if window not in self.cut:
+            (rows, length), made = (self.queries.shape[1], self.keys.shape[1]), []
+            for start in range(0, rows, PIECE):
+                end = min(rows, start + PIECE)
+                first = max(0, start - window + 1) // STEP * STEP if self.causal and window else 0
+                last = end if self.causal else length
+                seen = self.seen(window, slice(start, end), slice(first, last))
+                seen |= ~seen.any(-1, keepdim=True)  # padded queries may have every key here hidden, and would be not a number
+                made.append(Piece(start, end, first, last, torch.zeros(seen.shape).masked_fill_(~seen, float("-inf"))))
+            self.cut[window] = made
+        return self.cut[window]
+
     def to(self, device: torch.device) -> Bucket:
         return Bucket(
             self.queries.to(device), self.keys.to(device), self.query_at.to(device), self.key_at.to(device), self.causal,
@@ -60,10 +79,10 @@ class Bucket:
 
 @dataclass
 class AttentionPlan:
-    """How one pack is attended.
+    """How one pack is attended. The pack may end in rows of no document: they get zeros.
 
-    scatter [N]: for each row, its slot among the concatenated queries. real_keys: the slots of the concatenated keys that
-    are no padding. `once`: every row is a key once, so the key
+    scatter [N]: for each row of a document, its slot among the concatenated queries. real_keys: the slots of the
+    concatenated keys that are no padding. `once`: every row is a key once, so the key
     gradient is a gather too; otherwise (shared trunks) it is a sum. windows: those that it can be attended with.
     """
 
@@ -126,6 +145,8 @@ def plan_attention(documents: Sequence[Document], rows: int, windows: Sequence[i
     key_real = []
     for group in groups:
         lq, lk = max(size(x)[0] for x in group), max(size(x)[1] for x in group)
+        if lq > SHORT:
+            lq, lk = -(-lq // STEP) * STEP, -(-lk // STEP) * STEP
         queries = torch.zeros(len(group), lq, dtype=torch.long)
         keys = torch.zeros(len(group), lk, dtype=torch.long)
         query_at = torch.full((len(group), lq), FAR)
@@ -157,17 +178,28 @@ def plan_attention(documents: Sequence[Document], rows: int, windows: Sequence[i
     )
 
 
+def _gather(x: torch.Tensor, index: torch.Tensor, rows: int) -> torch.Tensor:
+    """x[index], and zeros up to so many rows."""
+    count = len(index)
+    if count == rows:
+        return x.index_select(0, index)
+    out = x.new_empty(rows, x.shape[1])
+    torch.index_select(x, 0, index, out=out[:count])
+    out[count:] = 0
+    return out
+
+
 class _Queries(torch.autograd.Function):
     """x[rows]; a row is a real query once, so the backward is a gather through the inverse."""
 
     @staticmethod
     def forward(ctx, x: torch.Tensor, plan: AttentionPlan) -> torch.Tensor:
-        ctx.plan = plan
+        ctx.plan, ctx.rows = plan, x.shape[0]
         return x.index_select(0, plan.query_rows)
 
     @staticmethod
     def backward(ctx, grad: torch.Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
-        return grad.index_select(0, ctx.plan.scatter), None
+        return _gather(grad, ctx.plan.scatter, ctx.rows), None
 
 
 class _Keys(torch.autograd.Function):
@@ -182,7 +214,7 @@ class _Keys(torch.autograd.Function):
     def backward(ctx, grad: torch.Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
         plan = ctx.plan
         if plan.once:  # keys and queries have the same slots
-            return grad.index_select(0, plan.scatter), None
+            return _gather(grad, plan.scatter, ctx.rows), None
         real = plan.real_keys
         out = torch.zeros(ctx.rows, grad.shape[1], dtype=torch.float32, device=grad.device)
         out.index_add_(0, plan.key_rows.index_select(0, real), grad.index_select(0, real).float())
@@ -190,52 +222,18 @@ class _Keys(torch.autograd.Function):
 
 
 class _Answers(torch.autograd.Function):
-    """slots[scatter]: back to the order of the pack; padded slots get no gradient."""
+    """slots[scatter]: back to the order of the pack's `rows` rows; padded slots get no gradient."""
 
     @staticmethod
-    def forward(ctx, slots: torch.Tensor, plan: AttentionPlan) -> torch.Tensor:
-        ctx.plan, ctx.rows = plan, slots.shape[0]
-        return slots.index_select(0, plan.scatter)
+    def forward(ctx, slots: torch.Tensor, plan: AttentionPlan, rows: int) -> torch.Tensor:
+        ctx.plan, ctx.slots = plan, slots.shape[0]
+        return _gather(slots, plan.scatter, rows)
 
     @staticmethod
     def backward(ctx, grad: torch.Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
-        out = grad.new_zeros(ctx.rows, grad.shape[1])
-        out[ctx.plan.scatter] = grad
-        return out, None
-
-
-class _Products(torch.autograd.Function):
-    """softmax(scale q kᵀ + bias) v for q [B, K, G * Lq, d], k and v [B, K, Lk, d], bias [B, 1, Lq, Lk]."""
-
-    @staticmethod
-    def forward(ctx, q, k, v, bias, scale):
-        b, heads, rows, _ = q.shape
-        lq, lk = bias.shape[-2:]
-        ctx.scale = scale
-        if native.usable(q, k, v):
-            p = torch.matmul(q, k.transpose(2, 3))
-            native.weights(p.view(b, heads * (rows // lq), lq, lk), bias, scale)
-            o = torch.matmul(p, v)
-            ctx.save_for_backward(q, k, v, p, o)
-            return o
-        s = torch.matmul(q, k.transpose(2, 3)).view(b, heads, rows // lq, lq, lk).float()
-        p = torch.softmax(s.mul_(scale).add_(bias[:, :, None]), -1).to(q.dtype).view(b, heads, rows, lk)
-        o = torch.matmul(p, v)
-        ctx.save_for_backward(q, k, v, p, o)
-        return o
-
-    @staticmethod
-    def backward(ctx, grad):  # pyright: ignore[reportIncompatibleMethodOverride]
-        q, k, v, p, o = ctx.saved_tensors
-        grad = grad.contiguous()
-        grad_v = torch.matmul(p.transpose(2, 3), grad)
-        if native.usable(q, k, v, p, o, grad):
-            s = torch.matmul(grad, v.transpose(2, 3))
-            native.weights_backward(s, p, grad, o, ctx.scale)
-            return torch.matmul(s, k), torch.matmul(s.transpose(2, 3), q), grad_v, None, None
-        delta = (grad.float() * o.float()).sum(-1, keepdim=True)
-        s = torch.matmul(grad, v.transpose(2, 3)).float().sub_(delta).mul_(p).mul_(ctx.scale).to(q.dtype)
-        return torch.matmul(s, k), torch.matmul(s.transpose(2, 3), q), grad_v, None, None
+        out = grad.new_zeros(ctx.slots, grad.shape[1])
+        out[ctx.plan.scatter] = grad[: len(ctx.plan.scatter)]
+        return out, None, None
 
 
 def _in_pieces(
@@ -296,7 +294,9 @@ def attend(
         sliding = window if bucket.hides(window) else 0
         if lq <= SHORT:
             q = q.reshape(b, kv_heads, group * lq, head_dim)
-            o = _Products.apply(q, kv[0].contiguous(), kv[1].contiguous(), bucket.biases[sliding], by)
+            o = Products.apply(q, kv[0].contiguous(), kv[1].contiguous(), bucket.biases[sliding], by)
+        elif b * lq * lk <= MASK and native.usable(qkv):
+            o = Pieces.apply(q.contiguous(), kv[0].contiguous(), kv[1].contiguous(), bucket.pieces(sliding), by)
         else:
             q = q.reshape(b, heads, lq, head_dim)
             if bucket.causal and not sliding:
@@ -307,4 +307,4 @@ def attend(
                 o = _in_pieces(q, kv[0], kv[1], bucket, by, sliding)
         o = o.view(b, kv_heads, group, lq, head_dim)
         outs.append(o.permute(0, 3, 1, 2, 4).reshape(b * lq, heads * head_dim))
-    return _Answers.apply(outs[0] if len(outs) == 1 else torch.cat(outs), plan)
+    return _Answers.apply(outs[0] if len(outs) == 1 else torch.cat(outs), plan, qkv.shape[0])

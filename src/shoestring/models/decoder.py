@@ -31,6 +31,7 @@ class FastLinear(Protocol):
     def add(self, x: torch.Tensor, residual: torch.Tensor) -> torch.Tensor: ...
 
 
+ROWS = 64  # a pack that is trained on a CPU is filled up to a multiple: every shape of a product costs kernels to compile
 KVSink = Callable[[int, torch.Tensor, torch.Tensor], None]
 Turn = tuple[torch.Tensor, torch.Tensor]
 
@@ -149,7 +150,11 @@ class Decoder(nn.Module):
         whose hidden states are needed; the last layer computes no more than their attention for the others.
         """
         c = self.config
-        plan = plan_for(documents, tokens.shape[0], c.windows, self.embedding, c.head_dim)
+        count = tokens.shape[0]
+        plan = plan_for(documents, count, c.windows, self.embedding, c.head_dim)
+        training = torch.is_grad_enabled() and kv_sink is None and linears is None and wanted is None
+        if training and isinstance(plan, AttentionPlan):
+            tokens, positions = (F.pad(t, (0, -count % ROWS)) for t in (tokens, positions))
         facts = [c.layer(i) for i in range(c.layers)]
         lengths = _lengths(positions, documents) if any(r.kind == "dynamic" for r in c.ropes) else None
         turns: dict[int, Turn | None] = {k: self.rope(positions, k, lengths) for k in {f.rope for f in facts} if k >= 0}
@@ -160,7 +165,7 @@ class Decoder(nn.Module):
             sink = None if kv_sink is None else partial(kv_sink, i)
             fast = None if linears is None else linears[i]
             x = run(block, x, turns[fact.rope], plan, fact.window, sink, fast, wanted if i == c.layers - 1 else None)
-        return rms_norm(x, self.norm, c.norm_eps)
+        return rms_norm(x, self.norm, c.norm_eps)[:count]
 
     def _block(
         self,

@@ -6,6 +6,8 @@
 #include "common.h"
 #include <math.h>
 
+#define ROOM 2048 /* scores of a row that are held in fp32 */
+
 /* RMS norm; scale: each row's [rows] for the backward pass, or none. x, out [rows, size]; weight [size] */
 void ss_norm(const bf16 *x, const bf16 *weight, bf16 *out, float *scale, i64 rows, i64 size, float eps, i64 threads) {
     (void)threads;
@@ -187,20 +189,28 @@ void ss_weights(bf16 *scores, const float *bias, i64 b, i64 heads, i64 lq, i64 l
     for (i64 n = 0; n < b * heads * lq; n++) {
         bf16 *x = scores + n * lk;
         const float *hidden = bias + (n / (heads * lq) * lq + n % lq) * lk;
-        float most = -1e30f, total = 0.0f;
+        float most = -1e30f, total = 0.0f, room[ROOM];
+        i64 held = lk < ROOM ? lk : ROOM; /* exponentials that need not be computed again */
 #pragma omp simd reduction(max : most)
         for (i64 j = 0; j < lk; j++) {
             float v = wide(x[j]) * scale + hidden[j];
             most = v > most ? v : most;
         }
 #pragma omp simd reduction(+ : total)
-        for (i64 j = 0; j < lk; j++) {
+        for (i64 j = 0; j < held; j++) {
+            float v = wide(x[j]) * scale + hidden[j];
+            total += room[j] = v < -1e30f ? 0.0f : exponential(v - most);
+        }
+#pragma omp simd reduction(+ : total)
+        for (i64 j = held; j < lk; j++) {
             float v = wide(x[j]) * scale + hidden[j];
             total += v < -1e30f ? 0.0f : exponential(v - most);
         }
         float part = 1.0f / total;
 #pragma omp simd
-        for (i64 j = 0; j < lk; j++) {
+        for (i64 j = 0; j < held; j++) x[j] = narrow(room[j] * part);
+#pragma omp simd
+        for (i64 j = held; j < lk; j++) {
             float v = wide(x[j]) * scale + hidden[j];
             x[j] = narrow(v < -1e30f ? 0.0f : exponential(v - most) * part);
         }

@@ -8,10 +8,12 @@ chunks again in the backward pass.
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 
 from shoestring import native
 
 CHUNK = 256  # predictions a chunk: 256 x 49,152 logits in fp32 are 50 MB (a GPU takes a whole panel at once)
+ROWS = 64  # on a CPU predictions are filled up to a multiple: a product over 979 rows takes up to twice one over 1024
 PANEL = 1024  # predictions whose logit gradients meet the hidden states in one product: 101 MB in bf16
 
 
@@ -21,8 +23,14 @@ def _chunks(hidden: torch.Tensor) -> list[slice]:
     return [slice(i, i + size) for i in range(0, hidden.shape[0], size)]
 
 
+def _filled(x: torch.Tensor) -> torch.Tensor:
+    """x [M, ...] and zeros: predictions of token 0 that count nothing."""
+    more = -x.shape[0] % ROWS if x.device.type == "cpu" else 0
+    return F.pad(x, (0, 0) * (x.dim() - 1) + (0, more)) if more else x
+
+
 def _logits(hidden: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    return torch.nn.functional.linear(hidden, weight).float()
+    return F.linear(hidden, weight).float()
 
 
 class _HeadGradient:
@@ -107,7 +115,7 @@ def linear_cross_entropy(
 
     hidden [M, D], weight [V, D], target [M], coefficient [M] fp32 (already divided by the global weight sum).
     """
-    return _LinearCrossEntropy.apply(hidden, weight, target, coefficient)  # pyright: ignore[reportReturnType]
+    return _LinearCrossEntropy.apply(_filled(hidden), weight, _filled(target), _filled(coefficient))  # pyright: ignore[reportReturnType]
 
 
 class _LinearLogprobs(torch.autograd.Function):
@@ -119,7 +127,7 @@ class _LinearLogprobs(torch.autograd.Function):
         compiled = native.usable(hidden, weight) and target.is_contiguous()
         for part in _chunks(hidden):
             if compiled:
-                logits = torch.nn.functional.linear(hidden[part], weight)
+                logits = F.linear(hidden[part], weight)
                 out[part], norm[part], entropy[part] = native.logprobs(logits, target[part], temperature)
                 continue
             logits = _logits(hidden[part], weight).div_(temperature)
@@ -156,4 +164,5 @@ def linear_logprobs(
     hidden: torch.Tensor, weight: torch.Tensor, target: torch.Tensor, temperature: float = 1.0
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """log softmax(hidden @ weight.T / temperature)[target] [M] fp32 (differentiable) and the entropy [M] (not)."""
-    return _LinearLogprobs.apply(hidden, weight, target, temperature)  # pyright: ignore[reportReturnType]
+    logprob, entropy = _LinearLogprobs.apply(_filled(hidden), weight, _filled(target), temperature)  # pyright: ignore[reportGeneralTypeIssues]
+    return logprob[: len(target)], entropy[: len(target)]

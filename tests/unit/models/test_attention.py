@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,7 +13,9 @@ torch = pytest.importorskip("torch", reason="needs torch: pip install 'shoestrin
 from hypothesis import given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 
-from shoestring.models.attention import SHORT, attend, plan_attention  # noqa: E402
+from shoestring import native  # noqa: E402
+from shoestring.models import attention, products  # noqa: E402
+from shoestring.models.attention import PIECE, SHORT, attend, plan_attention  # noqa: E402
 from shoestring.records import Document  # noqa: E402
 
 HEADS, KV, DIM = 4, 2, 6
@@ -76,6 +79,15 @@ def check(
     assert torch.allclose(a.grad.double(), b.grad, atol=tolerance * 5)
 
 
+@pytest.fixture(params=["flash kernel", "pieces"])
+def long_way(request: Any, monkeypatch: pytest.MonkeyPatch) -> str:
+    """How long items are attended: pieces in fp32 too, as if there were a compiled softmax."""
+    if request.param == "pieces":
+        monkeypatch.setattr(attention, "native", SimpleNamespace(usable=lambda *_: True))
+    return request.param
+
+
+@pytest.mark.usefixtures("long_way")
 @pytest.mark.parametrize(
     "shapes",
     [
@@ -97,7 +109,8 @@ def test_outputs_and_gradients_are_those_of_the_sequences_alone(shapes: Any) -> 
     check(*layout(shapes))
 
 
-@pytest.mark.parametrize("window", [1, 6, 35])
+@pytest.mark.usefixtures("long_way")
+@pytest.mark.parametrize("window", [1, 6, 35, 200])
 @pytest.mark.parametrize(
     "shapes",
     [[30, 31, 4, 90], [(7, [3, 4, 5]), 12, (20, [1, 30])], [SHORT + 40, 9], [(SHORT + 20, [5, SHORT + 3])],
@@ -131,6 +144,58 @@ def test_a_long_document_reads_only_the_keys_in_reach(monkeypatch: pytest.Monkey
     length = 10 * SHORT
     check(*layout([length]), window=SHORT, windows=(SHORT,))
     assert len(scores) == 10 and sum(scores) < length * 2 * SHORT < length**2 / 4
+
+
+def test_pieces_multiply_no_key_that_none_of_their_queries_sees() -> None:
+    length = 4 * PIECE + 40
+    bucket = plan_attention(*layout([length]), (0, 50)).buckets[0]
+    whole = [(p.start, p.end, p.first, p.last) for p in bucket.pieces(0)]
+    assert whole[:2] == [(0, PIECE, 0, PIECE), (PIECE, 2 * PIECE, 0, 2 * PIECE)] and whole[-1][1] % attention.STEP == 0
+    near = bucket.pieces(50)
+    assert bucket.pieces(50) is near, "made once, and shared by the layers"
+    assert all(p.last - p.first <= PIECE + 50 + attention.STEP for p in near)
+    trunk = plan_attention(*layout([(30, [SHORT + 5])])).buckets[-1]
+    assert {p.last for p in trunk.pieces(0)} == {trunk.keys.shape[1]}, "every query sees the trunk and its own branch"
+
+
+@pytest.mark.skipif(native.library()[0] is None, reason="needs a C compiler")
+@pytest.mark.parametrize("window", [0, 100])
+def test_long_items_in_bf16_are_pieces_and_err_no_more_than_the_flash_kernel(
+    window: int, monkeypatch: pytest.MonkeyPatch, relative: Any
+) -> None:
+    cut: list[int] = []
+    forward = products.Pieces.forward
+    monkeypatch.setattr(products.Pieces, "forward", staticmethod(lambda ctx, *a: (cut.append(len(a[3])), forward(ctx, *a))[1]))
+    documents, rows = layout([2 * SHORT + 3, 30, (SHORT + 9, [5, SHORT + 30])])
+    g = torch.Generator().manual_seed(0)
+    qkv, upstream = torch.randn(rows, WIDTH, generator=g).bfloat16(), torch.randn(rows, HEADS * DIM, generator=g).bfloat16()
+    exact = qkv.double().requires_grad_()
+    twin = naive(exact, documents, window=window)
+    twin.backward(upstream.double())
+    errors = []
+    for fit in (native.usable, lambda *_: False):
+        monkeypatch.setattr(attention, "native", SimpleNamespace(usable=fit))
+        x = qkv.clone().requires_grad_()
+        out = attend(x, plan_attention(documents, rows, (0, window)), HEADS, KV, DIM, window=window)
+        out.backward(upstream)
+        errors.append((relative(out, twin), relative(x.grad, exact.grad)))
+    assert cut and max(cut) > 2
+    assert errors[0][0] < 1.2 * errors[1][0] + 1e-3 and errors[0][1] < 1.2 * errors[1][1] + 1e-3, errors
+
+
+@pytest.mark.parametrize("more", [1, 40])
+def test_rows_of_no_document_at_the_end_get_nothing(more: int) -> None:
+    documents, rows = layout([30, (7, [3, 4]), SHORT + 5])
+    g = torch.Generator().manual_seed(0)
+    qkv, upstream = torch.randn(rows + more, WIDTH, generator=g), torch.randn(rows + more, HEADS * DIM, generator=g)
+    plan = plan_attention(documents, rows)
+    a, b = qkv.clone().requires_grad_(), qkv[:rows].clone().requires_grad_()
+    filled, alone = attend(a, plan, HEADS, KV, DIM), attend(b, plan, HEADS, KV, DIM)
+    assert torch.equal(filled[:rows], alone) and not filled[rows:].any()
+    filled.backward(upstream)
+    alone.backward(upstream[:rows])
+    assert a.grad is not None and b.grad is not None
+    assert torch.equal(a.grad[:rows], b.grad) and not a.grad[rows:].any()
 
 
 def test_another_scale_than_the_heads_width() -> None:
