@@ -10,7 +10,7 @@ from typing import Any
 Messages = list[dict[str, str]]
 
 # What both sides are told. rows of one packed micro-batch and activation recomputation: ours only.
-OURS: dict[str, Any] = {"rows": 1024, "recompute": "selective"}
+OURS: dict[str, Any] = {"rows": 2048, "recompute": "selective"}
 SFT: dict[str, Any] = OURS | {"batch": 8, "lr": 1e-4, "betas": [0.9, 0.999]}
 GRPO: dict[str, Any] = OURS | {"prompts": 4, "group": 8, "new": 64, "lr": 1e-5, "betas": [0.9, 0.999]}
 NEW = 64  # tokens decoded for each prompt

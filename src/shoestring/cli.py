@@ -25,28 +25,30 @@ DISK = {
     errno.EEXIST: "a file is in the way: choose another folder with --runs",
     errno.ENOTDIR: "a file is in the way: choose another folder with --runs",
 }
-COMMANDS = commands.table()
 
 
-def parser() -> Parser:
+def parser(called: str = "") -> Parser:
+    """Of every command, or of `called` alone, if it is one."""
     p = Parser(prog="shoestring", description="The best small reasoning model that a budget buys.")
     p.add_argument("--version", action="version", version=f"shoestring {__version__}")
     sub = p.add_subparsers(dest="command", metavar="command", required=True)
 
-    for module in commands.modules():
+    for module in commands.modules(called):
         module.add(sub)
     return p
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit codes: 0 done, 2 bad input (one line on stderr), 130 interrupted."""
-    args = parse(parser(), argv)
+    argv = sys.argv[1:] if argv is None else list(argv)
+    called = argv[0] if argv else ""
+    args = parse(parser(called), argv)
     args.started = STARTED
     for stream in (sys.stdout, sys.stderr):  # progress must reach a log file while the run goes on
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(line_buffering=True)  # pyright: ignore[reportAttributeAccessIssue]
     try:
-        return COMMANDS[args.command](args)
+        return commands.table(commands.modules(args.command))[args.command](args)
     except UserError as e:
         print(f"shoestring: {e}", file=sys.stderr)
         return 2

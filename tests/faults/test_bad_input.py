@@ -275,7 +275,7 @@ def test_disk_errors_have_words(capsys: pytest.CaptureFixture[str], monkeypatch:
         def fail(args: object, code: int = code) -> int:
             raise OSError(code, os.strerror(code), "runs/x/file")
 
-        monkeypatch.setitem(cli.COMMANDS, "plan", fail)
+        monkeypatch.setattr("shoestring.commands.plan.run", fail)
         assert cli.main(["plan", "x.toml"]) == 2
         err = capsys.readouterr().err
         assert err.startswith("shoestring: runs/x/file: ") and err.count("\n") == 1 and len(err) > 40

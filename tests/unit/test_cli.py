@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import start_time
 
-from shoestring import __version__, cli
+from shoestring import __version__, cli, commands
 from shoestring.commands.recipes import recipe_of
 from shoestring.records import UserError
 
@@ -16,10 +16,10 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def test_every_command_has_a_parser_and_a_function() -> None:
     (sub,) = [a for a in cli.parser()._actions if a.dest == "command"]
-    assert sub.choices is not None and set(sub.choices) == set(cli.COMMANDS)
+    assert sub.choices is not None and set(sub.choices) == set(commands.table())
 
 
-@pytest.mark.parametrize("args", [["--help"], ["--version"], *([c, "--help"] for c in cli.COMMANDS)])
+@pytest.mark.parametrize("args", [["--help"], ["--version"], *([c, "--help"] for c in commands.table())])
 def test_help_ends_well(args: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as e:
         cli.main(args)
@@ -39,7 +39,7 @@ def test_user_errors_are_one_line(capsys: pytest.CaptureFixture[str], monkeypatc
     def fail(args: object) -> int:
         raise UserError("what is wrong")
 
-    monkeypatch.setitem(cli.COMMANDS, "prices", fail)
+    monkeypatch.setattr("shoestring.commands.prices.run", fail)
     assert cli.main(["prices"]) == 2
     assert capsys.readouterr().err == "shoestring: what is wrong\n"
 
@@ -48,7 +48,7 @@ def test_ctrl_c_is_130(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.M
     def stop(args: object) -> int:
         raise KeyboardInterrupt
 
-    monkeypatch.setitem(cli.COMMANDS, "prices", stop)
+    monkeypatch.setattr("shoestring.commands.prices.run", stop)
     assert cli.main(["prices"]) == 130
     assert capsys.readouterr().err == "shoestring: stopped\n"
 
@@ -57,7 +57,7 @@ def test_bugs_are_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
     def bug(args: object) -> int:
         raise KeyError("x")
 
-    monkeypatch.setitem(cli.COMMANDS, "prices", bug)
+    monkeypatch.setattr("shoestring.commands.prices.run", bug)
     with pytest.raises(KeyError):
         cli.main(["prices"])
 

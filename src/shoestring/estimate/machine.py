@@ -6,6 +6,7 @@ processor, the core count and the torch version, because each of the three chang
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -15,6 +16,7 @@ from typing import Any, Literal
 from shoestring.estimate import kept
 from shoestring.records import Quantity
 
+PROC = "/proc/cpuinfo"
 MEASURED = 4  # of what a profile holds and how it is measured: older ones are measured anew
 SMOLLM2_135M = 134_515_008  # parameters of the model that the token rates below were measured with
 
@@ -38,12 +40,12 @@ class Profile:
         return rate.scaled(self.parameters / max(parameters, 1))
 
 
-def cpu_flags(cpuinfo: str | Path = "/proc/cpuinfo") -> frozenset[str]:
+def cpu_flags(cpuinfo: str | Path = PROC) -> frozenset[str]:
     """The processor's flags ("amx_bf16", "avx512_bf16", …); empty where the system does not say."""
     return frozenset(_cpuinfo(cpuinfo, "flags").split())
 
 
-def cpu_model(cpuinfo: str | Path = "/proc/cpuinfo") -> str:
+def cpu_model(cpuinfo: str | Path = PROC) -> str:
     """The processor's model name, "unknown" where the system does not say. Family and model numbers are added,
     because virtual machines give every generation the same name."""
     name = _cpuinfo(cpuinfo, "model name") or "unknown"
@@ -59,15 +61,27 @@ def cores() -> int:
 
 
 def _cpuinfo(path: str | Path, key: str) -> str:
+    table = _own() if str(path) == PROC else _table(path)
+    return table.get(key, "")
+
+
+@functools.cache
+def _own() -> dict[str, str]:
+    """The system's table: a plan asks for it some hundred times, and it does not change."""
+    return _table(PROC)
+
+
+def _table(path: str | Path) -> dict[str, str]:
+    """What the first processor of such a file says, by key."""
+    table: dict[str, str] = {}
     try:
         with open(path, encoding="utf-8", errors="replace") as f:
             for line in f:
                 name, _, value = line.partition(":")
-                if name.strip() == key:
-                    return value.strip()
+                table.setdefault(name.strip(), value.strip())
     except OSError:
         pass
-    return ""
+    return table
 
 
 def prior(flags: Iterable[str], cores: int) -> Profile:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from itertools import islice
@@ -56,15 +57,18 @@ def _rows(path: Path, columns: dict[str, str], split: str) -> Iterable[tuple[str
 
 def _parsed(path: Path, split: str, most: int) -> Iterable[dict[str, Any] | None]:
     """The rows of the first `most` lines; None for a line that is no row of the split."""
+    for line in _lines(path, split, most):
+        row = json.loads(line) if line else None
+        yield row if isinstance(row, dict) and row.get("split") in (None, "", split) else None
+
+
+def _lines(path: Path, split: str, most: int) -> Iterable[str]:
+    """The first `most` lines; "" for one that is empty or says that it is of the other split."""
     other = f'"split": "{"test" if split == "train" else "train"}"'
     opener: Any = gzip.open if path.name.endswith(".gz") else open
     with opener(path, "rt", encoding="utf-8", errors="replace") as f:
         for line in islice(f, most):
-            if other in line or not line.strip():  # most lines of the other split are passed over unread
-                yield None
-                continue
-            row = json.loads(line)
-            yield row if isinstance(row, dict) and row.get("split") in (None, "", split) else None
+            yield "" if other in line or not line.strip() else line  # most lines of the other split are passed over unread
 
 
 @lru_cache(maxsize=64)
@@ -77,12 +81,20 @@ def domains(source: str, split: str) -> dict[str, int] | None:
         if path is None:
             return None
         name = columns.get("domain", "domain")
-        for row in _parsed(path, split, LINES + 1):
+        plain = re.compile(rf'"{re.escape(name)}": "([^"\\]*)".*"split": "{split}"')  # as shipped: nine thousand rows unparsed
+        for line in _lines(path, split, LINES + 1):
             lines += 1
-            if row is not None:
+            if not line:
+                continue
+            if line.count(f'"{name}":') == 1 and line.count('"split":') == 1 and (seen := plain.search(line)):
+                key = seen[1]
+            else:
+                row = json.loads(line)
+                if not isinstance(row, dict) or row.get("split") not in (None, "", split):
+                    continue
                 domain = row.get(name)
                 key = domain if isinstance(domain, str) else ""
-                found[key] = found.get(key, 0) + 1
+            found[key] = found.get(key, 0) + 1
     except (OSError, ValueError, EOFError):
         return None
     return None if lines > LINES else found

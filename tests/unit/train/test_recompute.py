@@ -93,7 +93,7 @@ def test_what_is_kept_is_what_the_forecast_says(tiny_decoder: Any) -> None:
     assert measured["full"] < measured["selective"] < measured["none"]
     for policy in POLICIES:
         # the flash kernel keeps 4 bytes a head and row more than the compiled pieces
-        assert measured[policy] == pytest.approx(activation_bytes(shape, policy), rel=0.02), policy
+        assert measured[policy] == pytest.approx(activation_bytes(shape, policy), rel=0.01, abs=25), policy
 
 
 def test_selective_engages_by_recipes_and_full_by_a_second_pass(tiny_decoder: Any, monkeypatch: pytest.MonkeyPatch) -> None:

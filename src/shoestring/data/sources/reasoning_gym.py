@@ -8,7 +8,6 @@ import importlib
 import json
 import urllib.parse
 from collections.abc import Callable, Iterator, Mapping
-from importlib.metadata import version
 from typing import Any
 
 from shoestring import answers
@@ -118,6 +117,8 @@ def _gradable(problem: Problem) -> None:
 
 def _distinct(name: str, config: Mapping[str, Any], entries: list[Any]) -> list[Problem]:
     shown = {k: v for k, v in config.items() if k != "seed"}
+    from importlib.metadata import version  # 10 ms of every command that lists its sources
+
     source = f"reasoning-gym {version('reasoning_gym')} {name} {json.dumps(shown, sort_keys=True)} seed={config['seed']}"
     seen: dict[str, Problem] = {}
     for entry in entries:
