@@ -222,7 +222,7 @@ def test_mlflow_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.slow
 def test_trackio(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))  # trackio reads it when it is imported
     pytest.importorskip("trackio", reason="needs trackio: pip install 'shoestring[trackio]'")
-    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
     real("trackio", tmp_path)
     assert list((tmp_path / "trackio").rglob("*.db"))
