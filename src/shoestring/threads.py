@@ -16,6 +16,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from shoestring.estimate.machine import PROC, cpu_flags
+
 LEAVE, RETURN = 0.45, 0.2  # cores that others use: above, a core is left to them; below, it is taken back
 TICKS = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
 
@@ -30,12 +32,9 @@ def machine_busy(stat: Path = Path("/proc/stat")) -> float | None:
     return (user + nice + system + irq + softirq + steal) / TICKS
 
 
-def exact(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
+def exact(cpuinfo: str | Path = PROC) -> bool:
     """Whether results keep every bit when the count changes. True where the processor does not say what it has."""
-    try:
-        return "amx_bf16" not in cpuinfo.read_text()
-    except OSError:
-        return True
+    return "amx_bf16" not in cpu_flags(cpuinfo)
 
 
 def own_busy() -> float:

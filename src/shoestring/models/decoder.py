@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from shoestring import native
 from shoestring.models.attention import AttentionPlan
 from shoestring.models.config import DecoderConfig
 from shoestring.models.kernels import gate, norm_heads, rms_norm, rotate
@@ -31,7 +32,6 @@ class FastLinear(Protocol):
     def add(self, x: torch.Tensor, residual: torch.Tensor) -> torch.Tensor: ...
 
 
-ROWS = 64  # a pack that is trained on a CPU is filled up to a multiple: every shape of a product costs kernels to compile
 KVSink = Callable[[int, torch.Tensor, torch.Tensor], None]
 Turn = tuple[torch.Tensor, torch.Tensor]
 
@@ -152,9 +152,8 @@ class Decoder(nn.Module):
         c = self.config
         count = tokens.shape[0]
         plan = plan_for(documents, count, c.windows, self.embedding, c.head_dim)
-        training = torch.is_grad_enabled() and kv_sink is None and linears is None and wanted is None
-        if training and isinstance(plan, AttentionPlan):
-            tokens, positions = (F.pad(t, (0, -count % ROWS)) for t in (tokens, positions))
+        if torch.is_grad_enabled() and kv_sink is None and linears is None and wanted is None:
+            tokens, positions = native.filled(tokens), native.filled(positions)
         facts = [c.layer(i) for i in range(c.layers)]
         lengths = _lengths(positions, documents) if any(r.kind == "dynamic" for r in c.ropes) else None
         turns: dict[int, Turn | None] = {k: self.rope(positions, k, lengths) for k in {f.rope for f in facts} if k >= 0}

@@ -1,7 +1,7 @@
 """Attention as batched products with a softmax between them: short items whole, long ones a piece of their queries at a time.
 
 On a CPU the flash kernel spends most of its time outside the products: with it attention took 23% of an SFT step with AMX and
-30% without, with these 19% (docs/benchmarks.md).
+30% without, with these 18% (docs/benchmarks.md).
 """
 
 from __future__ import annotations

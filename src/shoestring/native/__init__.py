@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 
 from shoestring.estimate.machine import cache_folder
 
@@ -41,6 +42,7 @@ ATTEMPTS = (
     ["-mcpu=native", "-fopenmp-simd"],
 )
 
+ROWS = 64  # of `filled`
 _P, _N, _F = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
 SIGNATURES = {
     "norm": (_P, _P, _P, _P, _N, _N, _F, _N),
@@ -119,6 +121,13 @@ def usable(*tensors: torch.Tensor) -> bool:
     """Whether these can be handed to a compiled function: bf16, on the CPU, without gaps."""
     fit = all(t.dtype == torch.bfloat16 and t.device.type == "cpu" and t.is_contiguous() for t in tensors)
     return fit and library()[0] is not None
+
+
+def filled(x: torch.Tensor) -> torch.Tensor:
+    """x [N, ...], on a CPU with zeros up to a multiple of `ROWS`: oneDNN compiles kernels for every shape of a product, and one
+    over 979 rows takes up to twice one over 1,024."""
+    more = -x.shape[0] % ROWS if x.device.type == "cpu" else 0
+    return F.pad(x, (0, 0) * (x.dim() - 1) + (0, more)) if more else x
 
 
 def norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> tuple[torch.Tensor, torch.Tensor]:

@@ -13,7 +13,6 @@ import torch.nn.functional as F
 from shoestring import native
 
 CHUNK = 256  # predictions a chunk: 256 x 49,152 logits in fp32 are 50 MB (a GPU takes a whole panel at once)
-ROWS = 64  # on a CPU predictions are filled up to a multiple: a product over 979 rows takes up to twice one over 1024
 PANEL = 1024  # predictions whose logit gradients meet the hidden states in one product: 101 MB in bf16
 
 
@@ -21,12 +20,6 @@ def _chunks(hidden: torch.Tensor) -> list[slice]:
     """The rows of `hidden` in chunks that divide a panel; small ones keep a CPU's caches, large ones keep a GPU busy."""
     size = CHUNK if hidden.device.type == "cpu" else PANEL
     return [slice(i, i + size) for i in range(0, hidden.shape[0], size)]
-
-
-def _filled(x: torch.Tensor) -> torch.Tensor:
-    """x [M, ...] and zeros: predictions of token 0 that count nothing."""
-    more = -x.shape[0] % ROWS if x.device.type == "cpu" else 0
-    return F.pad(x, (0, 0) * (x.dim() - 1) + (0, more)) if more else x
 
 
 def _logits(hidden: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
@@ -115,7 +108,7 @@ def linear_cross_entropy(
 
     hidden [M, D], weight [V, D], target [M], coefficient [M] fp32 (already divided by the global weight sum).
     """
-    return _LinearCrossEntropy.apply(_filled(hidden), weight, _filled(target), _filled(coefficient))  # pyright: ignore[reportReturnType]
+    return _LinearCrossEntropy.apply(native.filled(hidden), weight, native.filled(target), native.filled(coefficient))  # pyright: ignore[reportReturnType]
 
 
 class _LinearLogprobs(torch.autograd.Function):
@@ -164,5 +157,5 @@ def linear_logprobs(
     hidden: torch.Tensor, weight: torch.Tensor, target: torch.Tensor, temperature: float = 1.0
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """log softmax(hidden @ weight.T / temperature)[target] [M] fp32 (differentiable) and the entropy [M] (not)."""
-    logprob, entropy = _LinearLogprobs.apply(_filled(hidden), weight, _filled(target), temperature)  # pyright: ignore[reportGeneralTypeIssues]
+    logprob, entropy = _LinearLogprobs.apply(native.filled(hidden), weight, native.filled(target), temperature)  # pyright: ignore[reportGeneralTypeIssues]
     return logprob[: len(target)], entropy[: len(target)]
