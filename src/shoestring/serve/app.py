@@ -152,7 +152,8 @@ class Answer(Response):
             while any(c.end is None for c in choices):
                 self._take(await events.get(), choices)
             whole = JSONResponse(writer.whole(choices))
-            await asyncio.wait_for(whole(scope, receive, send), self.service.limits.send_seconds)
+            async with asyncio.timeout(self.service.limits.send_seconds):
+                await whole(scope, receive, send)
             return "ok"
         except TimeoutError:  # the client has stopped reading
             return "gone"
@@ -188,7 +189,9 @@ class Answer(Response):
     ) -> metrics.Outcome:
         async def put(data: bytes, more: bool = True) -> None:
             message = {"type": "http.response.body", "body": data, "more_body": more}
-            await asyncio.wait_for(send(message), self.service.limits.send_seconds)
+            async with asyncio.timeout(self.service.limits.send_seconds):
+                await send(message)
+            await asyncio.sleep(0)  # a backlog waits for nothing: give the others, and the news of a leaver, a turn
 
         async def say(payload: dict[str, Any] | None) -> None:
             if payload is not None:
@@ -198,7 +201,8 @@ class Answer(Response):
         self._take(event, choices)  # a refusal before the first token is still an HTTP error
         headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-store")]
         start = {"type": "http.response.start", "status": 200, "headers": headers}
-        await asyncio.wait_for(send(start), self.service.limits.send_seconds)
+        async with asyncio.timeout(self.service.limits.send_seconds):
+            await send(start)
         try:
             for i in range(len(choices)):
                 await say(writer.first(i))
