@@ -13,7 +13,7 @@ import random
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, median
 from typing import Any
 
 from shoestring import stats
@@ -96,6 +96,22 @@ def gain(before: Cells, after: Cells, draws: int = DRAWS) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def over_base(base: Verdicts, models: Sequence[Verdicts], draws: int = DRAWS) -> dict[str, Any]:
+    """As `gain`, of these models (one a seed) over one base that was asked once: the seeds' chance is the models' alone. Beside
+    it `families`: {name: {base, mean, gain, ci95}}, and `median` of their gains. No common problem: no key."""
+    common = set.intersection(set(base), *(set(m) for m in models))
+    if not common or not models:
+        return {}
+    after = cells([{k: m[k] for k in common} for m in models])
+    before = cells([{k: base[k] for k in common}] * len(models))
+    families = {}
+    for f in sorted(after):
+        a, b = {f: before[f]}, {f: after[f]}
+        found = gain(a, b, min(draws, 1000))
+        families[f] = {"base": macro(a), "mean": macro(b), "gain": found["gain"], "ci95": found["ci95"]}
+    return {**gain(before, after, draws), "median": median(r["gain"] for r in families.values()), "families": families}
+
+
 # child runs
 
 
@@ -161,6 +177,11 @@ def collect(
                 **_level(list(scored[arm.name].values()), draws), "gain": None,
             }
         )  # fmt: skip
+    base = _base(ablation, out, arms)
+    for row in arms:
+        models = [verdicts(m, scoring.UNSEEN, PLAIN[scoring.UNSEEN]) for m in scored[row["name"]].values()]
+        same = base is not None and row["base"] == arms[0]["base"]
+        row["over_base"] = (over_base(base[1], models, draws) or None) if same and models else None
     first = ablation.arms[0].name
     for row in arms[1:]:
         pairs = [s for s in scored[first] if s in scored[row["name"]]]
@@ -174,7 +195,7 @@ def collect(
         "runs": len(done), "of": len(wanted),
         "budget_usd": str(ablation.budget), "spent_usd": f"{pool.spent():.6f}", "basis": "measured",
         "shared": shared and {"stages": list(ablation.shared)} | {k: shared[k] for k in ("run", "usd", "minutes", "status")},
-        "base": _base(ablation, out, arms, draws), "arms": arms, "out_of_domain": other_domains(scored, draws),
+        "base": base and _base_row(base, arms, draws), "arms": arms, "out_of_domain": other_domains(scored, draws),
         "plan": to_dict(ablation, planned, seeds),
     }  # fmt: skip
 
@@ -206,17 +227,24 @@ def _gain(
     return gain(cells(a), cells(b), draws)
 
 
-def _base(ablation: Ablation, out: Path, arms: Sequence[Mapping[str, Any]], draws: int) -> dict[str, Any] | None:
-    """The base model's score, asked in the way that serves it best, where a run asked it."""
+Base = tuple[scoring.Measured, Verdicts, tuple[str, str], Path]
+
+
+def _base(ablation: Ablation, out: Path, arms: Sequence[Mapping[str, Any]]) -> Base | None:
+    """The base model's verdicts, asked in the way that serves it best, where a run asked it."""
     folders = [out / SHARED, *(Path(r["run"]) for a in arms if a["base"] == arms[0]["base"] for r in a["seeds"])]
     for folder in folders:
         for m in scoring.read(folder / "verdicts") if (folder / "verdicts").is_dir() else []:
             if m.model == "base" and any(r["benchmark"] == scoring.UNSEEN for r in m.rows):
                 way = scoring.best_way(m)
-                found = level(cells([verdicts(m, scoring.UNSEEN, way)]), draws)
-                head = {"model": arms[0]["base"], "run": str(folder), "asked": ", ".join(way)}
-                return head | found | {"others": _domains([m], draws)}
+                return m, verdicts(m, scoring.UNSEEN, way), way, folder
     return None
+
+
+def _base_row(base: Base, arms: Sequence[Mapping[str, Any]], draws: int) -> dict[str, Any]:
+    m, found, way, folder = base
+    head = {"model": arms[0]["base"], "run": str(folder), "asked": ", ".join(way)}
+    return head | level(cells([found]), draws) | {"others": _domains([m], draws)}
 
 
 def other_domains(scored: Mapping[str, Mapping[int, scoring.Measured]], draws: int) -> list[dict[str, Any]]:

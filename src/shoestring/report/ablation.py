@@ -22,6 +22,8 @@ LEAD = (
     "Intervals are 95%, by a bootstrap over problems and seeds at once; a gain is paired: the same problems, the same seeds. "
     "Dollars and minutes are means of the arm's runs, their scores included; what the arms share is apart. "
 )
+FAMILIES = "By family"
+GAINED = "Accuracy on unseen problems; in brackets points over the base, which is asked in the way that serves it best. "
 OTHER = (
     "Families that nothing was trained on, as the same models answer them; a number at an answer's end is read as the answer. "
 )
@@ -55,6 +57,12 @@ def verdict(row: Row) -> str:
     if ends[0] > 0:
         return f"{said}: better"
     return f"{said}: worse" if ends[1] < 0 else f"{said}: no difference shown"
+
+
+def said_of(data: Row) -> list[str]:
+    """A sentence an arm against the first, and against the base."""
+    arms = objects(data.get("arms"))
+    return [*(verdict(a) for a in arms), *(against_base(a) for a in arms)]
 
 
 def stopped(data: Row) -> list[str]:
@@ -97,6 +105,32 @@ def domains(data: Row) -> tuple[list[str], list[list[str]]]:
         [str(r.get("arm")), *(_share(mapping(mapping(r.get("families")).get(f))) for f in families), _share(r)] for r in rows
     ]
     return ["arm", *families, "all"], made
+
+
+def by_family(data: Row) -> tuple[list[str], list[list[str]]]:
+    """(headings, rows) of the families that were trained on: accuracy, and in brackets the gain over the base, in points. No
+    rows where the base was not scored."""
+    arms = [(str(a.get("name")), mapping(a.get("over_base"))) for a in objects(data.get("arms"))]
+    arms = [(name, over) for name, over in arms if over]
+    families = sorted({f for _, over in arms for f in mapping(over.get("families"))})
+    found = {f: mapping(mapping(over.get("families")).get(f)) for _, over in arms[:1] for f in families}
+    rows = [["base", *(percent(found[f].get("base")) for f in families), DASH]] if arms else []
+    for name, over in arms:
+        cells = [mapping(mapping(over.get("families")).get(f)) for f in families]
+        shown = [f"{percent(c.get('mean'))} ({points(c.get('gain'))})" if c else DASH for c in cells]
+        rows.append([name, *shown, points(over.get("median"))])
+    return ["arm", *families, "median gain"], rows
+
+
+def against_base(row: Row) -> str:
+    """What may be said of an arm against the untrained base."""
+    found = mapping(row.get("over_base"))
+    ends = interval(found.get("ci95"))
+    if ends is None:
+        return ""
+    gained = f"{points(found.get('gain'))} ({points(ends[0])} to {points(ends[1])})"
+    middle = f"median of {len(mapping(found.get('families')))} families {points(found.get('median'))}"
+    return f"{row.get('name')} against the base: {gained}, {middle}"
 
 
 def shared(data: Row) -> str:
@@ -158,13 +192,12 @@ def print_plan(data: Row, console: Console) -> None:
 def print_result(data: Row, console: Console) -> None:
     """Every table, whoever wins."""
     _print(console, TITLE, HEAD, lines(data))
-    head, rows = domains(data)
-    if rows:
-        console.print()
-        _print(console, "Other domains", [(n, "r" if i else "l") for i, n in enumerate(head)], rows)
+    for title, (head, rows) in ((FAMILIES, by_family(data)), ("Other domains", domains(data))):
+        if rows:
+            console.print()
+            _print(console, title, [(n, "r" if i else "l") for i, n in enumerate(head)], rows)
     console.print()
-    said = [verdict(a) for a in objects(data.get("arms"))]
-    for line in (*said, shared(data), *stopped(data), spent(data)):
+    for line in (*said_of(data), shared(data), *stopped(data), spent(data)):
         if line:
             console.print(line, highlight=False, markup=False)
 
@@ -206,16 +239,15 @@ def _planned(a: Row) -> list[str]:
 def body(data: Row) -> str:
     """The sections of the page, as HTML."""
     cells = [[h(c, 120) for c in r] for r in lines(data)]
-    said = [s for s in (*(verdict(a) for a in objects(data.get("arms"))), shared(data), *stopped(data), spent(data)) if s]
+    said = [s for s in (*said_of(data), shared(data), *stopped(data), spent(data)) if s]
     notes = "".join(f"<p class='small'>{h(s, 400)}</p>" for s in said)
     arms = table([(h(n), "nw" if s == "l" else "r") for n, s in HEAD], cells, label=TITLE)
     out = f"<header><h1>{h(data.get('name'), 80)}</h1></header>"
     out += section(h(TITLE), LEAD + tag("measured"), pictures(data) + arms + notes)
-    head, rows = domains(data)
-    if rows:
-        columns = [(h(n), "r" if i else "nw") for i, n in enumerate(head)]
-        made = table(columns, ([h(c, 80) for c in r] for r in rows), label="Other domains")
-        out += section("Other domains", OTHER + tag("measured"), made)
+    for title, lead, (head, rows) in ((FAMILIES, GAINED, by_family(data)), ("Other domains", OTHER, domains(data))):
+        if rows:
+            columns = [(h(n), "r" if i else "nw") for i, n in enumerate(head)]
+            out += section(title, lead + tag("measured"), table(columns, ([h(c, 80) for c in r] for r in rows), label=title))
     plan = [_planned(a) for a in objects(mapping(data.get("plan")).get("arms"))]
     head2 = [("arm", "nw"), ("minutes", "r"), ("dollars", "r"), ("of it making", "r"), ("steps of equal dollars", "text")]
     said = "Before it ran. " + tag("simulated")

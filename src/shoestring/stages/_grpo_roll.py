@@ -16,7 +16,7 @@ from shoestring.stages import _grpo_draw, _grpo_tools
 from shoestring.stages._grpo_draw import Lately
 from shoestring.stages._grpo_watch import Listening, Watch
 from shoestring.stages.context import Context
-from shoestring.stages.prompts import QUESTION, ask_tokens, check_ask, plain
+from shoestring.stages.prompts import QUESTION, Ask, ask_tokens, check_ask, plain
 
 if TYPE_CHECKING:
     from shoestring.generate.engine import Engine
@@ -35,13 +35,14 @@ class RollConfig:
     """Keys of the rollouts, part of the stage's `Config`.
 
     ask: what the user says, with {question} where the problem's text goes: how to answer, for a model that was never shown it
-    (DeepSeek-R1, 2025, table 1). The stage that scores the model needs the same.
+    (DeepSeek-R1, 2025, table 1); or a list of turns, the user's and the model's, which shows it. They are prompt: no loss.
+    The stage that scores the model needs the same.
 
     tools: what the model may call while it answers, "calculator" and "python" (docs/r1.md says how it writes a call); turns:
     how often it speaks in one answer, the last time without a tool. `max_new` bounds what it writes in all of them.
     """
 
-    ask: str = QUESTION
+    ask: Ask = QUESTION
     tools: tuple[str, ...] = ()
     turns: int = 3
 

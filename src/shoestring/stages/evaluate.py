@@ -24,7 +24,7 @@ from shoestring.stages import _evaluate_asks as asking
 from shoestring.stages import _evaluate_results as results
 from shoestring.stages import _evaluate_window, forecasts, scoring
 from shoestring.stages.context import Context, Events, Facts, Forecast, Journal, Overrun, write_json, write_lines
-from shoestring.stages.prompts import QUESTION, ask_tokens, check_ask, choose_shots, few_shot, plain
+from shoestring.stages.prompts import QUESTION, Ask, ask_tokens, check_ask, choose_shots, few_shot, plain
 from shoestring.stages.sizes import drawn, of_sources
 
 HELDOUT = 1500  # tokens of the plain text that ships
@@ -34,7 +34,8 @@ HELDOUT = 1500  # tokens of the plain text that ships
 class Config:
     """sources: unseen test problems, `per_family` each; untrained: families for the forgetting check.
 
-    ask: what the user says, with {question} where the problem's text goes; worked examples are asked plainly.
+    ask: what the user says, with {question} where the problem's text goes, or turns that end in it; worked examples are
+    asked plainly.
     shots: worked examples for the base model's second asking (0: ask once); only an untrained model is asked twice.
     heldout: also measure the loss on the plain text that ships.
 
@@ -50,7 +51,7 @@ class Config:
     untrained: list[str] = field(default_factory=list)
     per_family: int = 50
     untrained_per_family: int = 24
-    ask: str = QUESTION
+    ask: Ask = QUESTION
     shots: int = 4
     max_new: int = 64
     heldout: bool = True

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from shoestring.records import Problem, StepReport, UserError
 from shoestring.stages.context import Context, Events, Journal, Pace, read_lines
-from shoestring.stages.prompts import QUESTION, plain
+from shoestring.stages.prompts import QUESTION, Ask, plain
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -58,7 +58,7 @@ def without(pool: Mapping[str, list[Problem]], probe: Probe | None) -> dict[str,
     return {family: ps for family, ps in left.items() if ps}
 
 
-def of(context: Context, inputs: Mapping[str, Path], total: int, max_new: int = MAX_NEW, ask: str = QUESTION) -> Probe | None:
+def of(context: Context, inputs: Mapping[str, Path], total: int, max_new: int = MAX_NEW, ask: Ask = QUESTION) -> Probe | None:
     """The stage's probe; None where the recipe does not say what a point is worth."""
     return None if context.worth is None else Probe(context, held_out(inputs, context.stage), total, max_new, ask)
 
@@ -84,7 +84,7 @@ def before_step(
 class Probe:
     """`look` at the start of a stage and at every interval of its `total` steps."""
 
-    def __init__(self, context: Context, problems: list[Problem], total: int, max_new: int, ask: str) -> None:
+    def __init__(self, context: Context, problems: list[Problem], total: int, max_new: int, ask: Ask) -> None:
         assert context.worth is not None
         self.context, self.problems, self.total, self.max_new, self.ask = context, problems, total, max_new, ask
         self.worth = context.worth

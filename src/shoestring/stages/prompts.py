@@ -2,30 +2,41 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from shoestring.estimate.lengths import TURN, tokens
 from shoestring.records import Problem
 
 QUESTION = "{question}"  # where the problem's text goes in an `ask`
+Ask = str | tuple[str, ...]  # what the user says; or turns of a conversation, the user's and the model's, the user's last
 
 
-def check_ask(ask: str) -> None:
-    """ValueError for a text that leaves the question out."""
-    if ask.count(QUESTION) != 1:
-        raise ValueError(f"ask = {ask!r} must hold {QUESTION} once, where the problem's text goes")
+def check_ask(ask: Ask) -> None:
+    """ValueError for a text that leaves the question out, or turns whose last is not the user's with the question."""
+    if isinstance(ask, str):
+        if ask.count(QUESTION) != 1:
+            raise ValueError(f"ask = {ask!r} must hold {QUESTION} once, where the problem's text goes")
+    elif len(ask) % 2 == 0 or [t.count(QUESTION) for t in ask] != [0] * (len(ask) - 1) + [1]:
+        raise ValueError(
+            f"ask = {list(ask)!r}: turns of the user and of the model, both ends the user's, {QUESTION} once, in the last"
+        )
 
 
-def ask_tokens(ask: str) -> int:
+def ask_tokens(ask: Ask) -> int:
     """Tokens that `ask` adds to a prompt, about: of the plan."""
-    return -(-(len(ask) - len(QUESTION)) // 4)
+    turns = (ask,) if isinstance(ask, str) else ask
+    return math.ceil(sum(tokens(t.replace(QUESTION, "")) for t in turns)) + TURN * (len(turns) // 2)
 
 
-def plain(problem: Problem, ask: str = QUESTION) -> list[dict[str, str]]:
-    """ask: what the user says, with the problem's text at `QUESTION`."""
-    return [{"role": "user", "content": ask.replace(QUESTION, problem.prompt)}]
+def plain(problem: Problem, ask: Ask = QUESTION) -> list[dict[str, str]]:
+    """The chat: what `ask` says, with the problem's text at `QUESTION`."""
+    *before, last = (ask,) if isinstance(ask, str) else ask
+    earlier = [{"role": ("user", "assistant")[i % 2], "content": t} for i, t in enumerate(before)]
+    return [*earlier, {"role": "user", "content": last.replace(QUESTION, problem.prompt)}]
 
 
 def few_shot(problem: Problem, shots: Sequence[Problem]) -> list[dict[str, str]]:

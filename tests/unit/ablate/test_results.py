@@ -9,6 +9,7 @@ from statistics import fmean
 import pytest
 
 from shoestring.ablate import results
+from shoestring.report import ablation
 
 
 def every_resample(made: results.Cells) -> list[float]:
@@ -86,3 +87,27 @@ def test_only_problems_that_all_answered_count() -> None:
     assert results.cells([a, b]) == {"f": [[0.0], [1.0]]}
     with pytest.raises(ValueError, match="same problems"):
         results.less({"f": [[1.0]]}, {"f": [[1.0, 0.0]]})
+
+
+def test_over_the_base_by_family_and_their_median() -> None:
+    """The base was asked once; an arm's models stand against the same verdicts, on the problems that all of them answered."""
+    base = {("a", "1"): 0.0, ("a", "2"): 1.0, ("b", "1"): 0.0, ("c", "1"): 0.0, ("c", "9"): 1.0}
+    models = [{("a", "1"): 1.0, ("a", "2"): 1.0, ("b", "1"): 0.0, ("c", "1"): x} for x in (0.0, 1.0)]
+    found = results.over_base(base, models, 500)
+    rows = {f: (r["base"], r["mean"], r["gain"]) for f, r in found["families"].items()}
+    assert rows == {"a": (0.5, 1.0, 0.5), "b": (0.0, 0.0, 0.0), "c": (0.0, 0.5, 0.5)}
+    assert found["median"] == 0.5 and found["gain"] == pytest.approx(1 / 3) and found["seeds"] == pytest.approx([1 / 6, 0.5])
+    assert results.over_base(base, [{("d", "1"): 1.0}]) == {}
+
+
+def test_tables_of_the_base_and_the_families() -> None:
+    over = {
+        "gain": 0.3, "ci95": [0.2, 0.4], "median": 0.25,
+        "families": {"a": {"base": 0.5, "mean": 0.9, "gain": 0.4, "ci95": [0, 1]}, "b": {"base": 0.1, "mean": 0.2, "gain": 0.1, "ci95": [0, 1]}},
+    }  # fmt: skip
+    data = {"arms": [{"name": "x", "over_base": over}, {"name": "y", "over_base": None}]}
+    head, rows = ablation.by_family(data)
+    assert head == ["arm", "a", "b", "median gain"]
+    assert rows == [["base", "50.0%", "10.0%", "–"], ["x", "90.0% (+40.0)", "20.0% (+10.0)", "+25.0"]]
+    assert ablation.said_of(data)[-2:] == ["x against the base: +30.0 (+20.0 to +40.0), median of 2 families +25.0", ""]
+    assert ablation.by_family({"arms": [{"name": "y"}]})[1] == []

@@ -12,6 +12,7 @@ import pytest
 from shoestring.records import Problem
 from shoestring.stages import evaluate, grpo, prompts
 
+TALK = ("What is 3 + 5?", "3+5=8\nAnswer: 8", "{question}")
 ASK = 'Think.\n{question}\nEnd with the line "Answer: " and the number.'
 
 
@@ -23,7 +24,39 @@ def test_the_problems_text_stands_where_it_is_wanted() -> None:
     assert prompts.ask_tokens(prompts.QUESTION) == 0 < prompts.ask_tokens(ASK)
 
 
-@pytest.mark.parametrize("make", [grpo.Config, lambda **keys: evaluate.Config(sources=["bundled:lcm"], **keys)])
+def test_turns_that_show_how_to_answer() -> None:
+    p = Problem.make("1 {question} + 1?", "2")
+    assert prompts.plain(p, TALK) == [
+        {"role": "user", "content": "What is 3 + 5?"},
+        {"role": "assistant", "content": "3+5=8\nAnswer: 8"},
+        {"role": "user", "content": p.prompt},
+    ]
+    assert prompts.plain(p, (ASK,)) == prompts.plain(p, ASK)
+    assert prompts.ask_tokens(TALK) > prompts.ask_tokens(TALK[2:]) == 0
+
+
+MAKERS = [grpo.Config, lambda **keys: evaluate.Config(sources=["bundled:lcm"], **keys)]
+
+
+@pytest.mark.parametrize("make", MAKERS)
+@pytest.mark.parametrize("turns", ["", "aQ", "Qa", "Qab", "QaQ", "aba"])
+def test_turns_that_do_not_end_in_the_question_are_refused(make: Any, turns: str) -> None:
+    with pytest.raises(ValueError, match=r"ask = \[.*\]: turns of the user and of the model.* once, in the last"):
+        make(ask=tuple("{question}" if t == "Q" else t for t in turns))
+
+
+def test_a_recipe_says_either() -> None:
+    from shoestring import recipe, stages
+
+    for said, wanted in (('"a {question}"', "a {question}"), ('["a", "b", "{question}"]', ("a", "b", "{question}"))):
+        text = 'name = "a"\nbudget = "0.10 USD"\nmachine = "this"\nbase = "smollm2-135m-instruct"\n'
+        text += f'[[stage]]\nuse = "evaluate"\nsources = ["bundled:lcm"]\nask = {said}\n'
+        made = recipe.loads(text, stages.configs())
+        config: Any = made.stages[0].config
+        assert config.ask == wanted and recipe.loads(made.to_toml(), stages.configs()).hash == made.hash
+
+
+@pytest.mark.parametrize("make", MAKERS)
 @pytest.mark.parametrize("ask", ["Answer with a number.", "{question} {question}", ""])
 def test_a_text_without_the_question_is_refused(make: Any, ask: str) -> None:
     with pytest.raises(ValueError, match=r"ask = .* must hold \{question\} once"):
