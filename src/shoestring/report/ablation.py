@@ -154,7 +154,7 @@ def _print(console: Console, title: str, head: Sequence[tuple[str, str]], rows: 
 
     made = quiet.table(title)
     for name, side in head:
-        made.add_column(name, justify="right" if side == "r" else "left", no_wrap=side == "r" or name == "arm")
+        made.add_column(name, justify="right" if side == "r" else "left", no_wrap=name == "arm")
     for r in rows:
         made.add_row(*(Text(c) for c in r))
     console.print(made)
