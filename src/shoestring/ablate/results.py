@@ -180,8 +180,8 @@ def collect(
     base = _base(ablation, out, arms)
     for row in arms:
         models = [verdicts(m, scoring.UNSEEN, PLAIN[scoring.UNSEEN]) for m in scored[row["name"]].values()]
-        same = base is not None and row["base"] == arms[0]["base"]
-        row["over_base"] = (over_base(base[1], models, draws) or None) if same and models else None
+        told = over_base(base[1], models, draws) if base and models and row["base"] == arms[0]["base"] else {}
+        row["over_base"] = told or None
     first = ablation.arms[0].name
     for row in arms[1:]:
         pairs = [s for s in scored[first] if s in scored[row["name"]]]
