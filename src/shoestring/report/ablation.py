@@ -37,8 +37,8 @@ def _share(row: Row) -> str:
     return percent(row.get("mean")) + (f" ({100 * ends[0]:.0f}–{100 * ends[1]:.0f})" if ends else "")
 
 
-def _gain(row: Row) -> str:
-    found = mapping(row.get("gain"))
+def _gain(row: Row, key: str = "gain") -> str:
+    found = mapping(row.get(key))
     ends = interval(found.get("ci95"))
     return points(found.get("gain")) + (f" ({points(ends[0])} to {points(ends[1])})" if ends else "") if found else DASH
 
@@ -125,12 +125,10 @@ def by_family(data: Row) -> tuple[list[str], list[list[str]]]:
 def against_base(row: Row) -> str:
     """What may be said of an arm against the untrained base."""
     found = mapping(row.get("over_base"))
-    ends = interval(found.get("ci95"))
-    if ends is None:
+    if not found:
         return ""
-    gained = f"{points(found.get('gain'))} ({points(ends[0])} to {points(ends[1])})"
     middle = f"median of {len(mapping(found.get('families')))} families {points(found.get('median'))}"
-    return f"{row.get('name')} against the base: {gained}, {middle}"
+    return f"{row.get('name')} against the base: {_gain(row, 'over_base')}, {middle}"
 
 
 def shared(data: Row) -> str:
