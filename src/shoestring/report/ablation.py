@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import charts, quiet
+from . import charts, curves, quiet
 from .charts import Mark
-from .load import mapping, objects
+from .load import load, mapping, objects
 from .page import replace, shell
 from .style import figure, h, section, table, tag
 from .text import DASH, interval, money, num, p_value, percent, points
@@ -228,6 +228,15 @@ def pictures(data: Row) -> str:
     return out
 
 
+def learning_curves(data: Row) -> str:
+    """Reward or loss of every arm's steps, read from its runs' folders; nothing where none of them is there."""
+    figures = []
+    for a in objects(data.get("arms")):
+        folders = [f for s in objects(a.get("seeds")) if (f := Path(str(s.get("run")))).is_dir()]
+        figures += curves.of_seeds(str(a.get("name")), [load(f) for f in folders])
+    return f'<div class="grid-figs">{"".join(figures)}</div>' if figures else ""
+
+
 def _planned(a: Row) -> list[str]:
     minutes, usd = (num((a.get(k) or [0, 0])[1]) or 0.0 for k in ("minutes", "usd"))
     scaled = ", ".join(f"{k} = {v}" for k, v in mapping(a.get("scaled")).items())
@@ -246,6 +255,8 @@ def body(data: Row) -> str:
         if rows:
             columns = [(h(n), "r" if i else "nw") for i, n in enumerate(head)]
             out += section(title, lead + tag("measured"), table(columns, ([h(c, 80) for c in r] for r in rows), label=title))
+    if drawn := learning_curves(data):
+        out += section("Learning curves", f"Each seed faint, their mean strong. {tag('measured')}", drawn)
     plan = [_planned(a) for a in objects(mapping(data.get("plan")).get("arms"))]
     head2 = [("arm", "nw"), ("minutes", "r"), ("dollars", "r"), ("of it making", "r"), ("steps of equal dollars", "text")]
     said = "Before it ran. " + tag("simulated")

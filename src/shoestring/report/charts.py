@@ -207,9 +207,10 @@ def points(
 
 
 def thin(series: Sequence[tuple[float, float]], most: int = 400) -> list[tuple[float, float]]:
-    """At most `most` points, each the mean of its bin, so that a long run makes a small page."""
+    """The finite points; at most `most`, each the mean of its bin, so that a long run makes a small page."""
+    series = [p for p in series if math.isfinite(p[0]) and math.isfinite(p[1])]
     if len(series) <= most:
-        return list(series)
+        return series
     size = math.ceil(len(series) / most)
     bins = [series[i : i + size] for i in range(0, len(series), size)]
     return [(sum(p[0] for p in b) / len(b), sum(p[1] for p in b) / len(b)) for b in bins]
@@ -233,16 +234,21 @@ def lines(
     y_show: Callable[[float], str],
     colour: str,
     zero: bool = False,
+    each: Sequence[Sequence[tuple[float, float]]] = (),
 ) -> str:
-    """One curve: every step faint, the moving mean strong. `zero` puts 0 on the axis."""
+    """One curve: every step faint, the moving mean strong. `zero` puts 0 on the axis. `each`: curves that `series` is
+    the mean of; then it is their moving means that are faint."""
     height = 230
     left, right, top, bottom = 44.0, width - 14.0, 14.0, height - 44.0
-    data = thin([p for p in series if math.isfinite(p[0]) and math.isfinite(p[1])])
+    data = thin(series)
     if not data:
         return svg(width, 40, title, "no data", _text(4, 24, "no data"))
+    half = len(data) // 16
+    faint = [smooth(thin(s), half) for s in each] if each else [data] * (half >= 1)
     xs, ys = [p[0] for p in data], [p[1] for p in data]
-    x0, x1 = min(xs), max(xs)
-    y0, y1 = (min(0.0, min(ys)) if zero else min(ys)), max(ys)
+    x0, x1 = (end(p[0] for s in (data, *faint) for p in s) for end in (min, max))
+    every = [p[1] for s in ((smooth(data, half), *faint) if each else (data,)) for p in s]
+    y0, y1 = (min(0.0, min(every)) if zero else min(every)), max(every)
     pad = (y1 - y0) * 0.06 or max(abs(y1) * 0.1, 1e-6)
     y0, y1 = (y0 if zero and y0 == 0 else y0 - pad), y1 + pad
 
@@ -265,8 +271,7 @@ def lines(
         _line(left, bottom, right, bottom, "axis"),
         _text((left + right) / 2, height - 6, x_label, "label", "middle"),
     ]
-    half = len(data) // 16
-    out += [path(data, "raw"), path(smooth(data, half), "curve")] if half >= 1 else [path(data, "curve")]
+    out += [*(path(s, "raw") for s in faint), path(smooth(data, half), "curve")]
     if len(data) == 1:
         out.append(f'<circle cx="{n(px(xs[0]))}" cy="{n(py(ys[0]))}" r="4" style="fill:var(--{colour})"/>')
     desc = f"{len(series)} steps, from {y_show(ys[0])} to {y_show(ys[-1])}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -91,13 +92,16 @@ def test_a_bad_file_is_one_line(tmp_path: Path, text: str, said: str) -> None:
 @pytest.mark.parametrize("name", sorted(p.stem for p in (ROOT / "recipes" / "ablations").glob("*.toml")))
 def test_shipped_ablations_are_sound(name: str) -> None:
     made = file.load(ROOT / "recipes" / "ablations" / f"{name}.toml", stages.configs())
-    assert len(made.seeds) == 3 and bool(made.evaluate) == (name != "rl-proof")
+    assert len(made.seeds) == 3 and bool(made.evaluate) == (name not in ("rl-proof", "ppo"))
     recipes = {a.name: made.recipe(a) for a in made.arms}
     if name == "rl-proof":
         by_use = {n: {s.use for s in r.stages} for n, r in recipes.items()}
         assert "sft" not in by_use["rl-alone"] and "grpo" not in by_use["cold-start"] and {"sft", "grpo"} <= by_use["cold-start-rl"]
         asked = {s.config.ask for s in recipes["rl-alone"].stages if s.name in ("rl", "score")}
         assert len(asked) == 1, "scored as it was trained"
+    elif name == "ppo":
+        both = {n: next(t.config for t in r.stages if t.use == "grpo") for n, r in recipes.items()}
+        assert replace(both["ppo"], variant="bnpo") == both["group"], "the critic is all that differs"
     elif name == "s1-mini":
         steps = {n: next(t.config.steps for t in r.stages if t.use == "sft") for n, r in recipes.items()}
         assert set(steps.values()) == {125} and list(recipes) == ["random", "chosen", "longest", "all", "chosen-no-base"]
